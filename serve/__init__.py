@@ -1,0 +1,1 @@
+"""From a bundle to completions, over HTTP in the protocols that editors speak."""

@@ -1,0 +1,41 @@
+"""Model families: what planning, training, FIM and compiling need to know, read from Hugging Face's `config.json`.
+
+One module a family; each gives `MODEL_TYPE` and `read(config)`. `compile/architectures/` has its counterpart.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from toolchain.contracts.architectures import gpt_bigcode
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.errors import ArtifactError, UnsupportedArchitecture
+
+FAMILIES = {gpt_bigcode.MODEL_TYPE: gpt_bigcode}
+
+
+def read(checkpoint: Path) -> Architecture:
+    """The facts of the checkpoint in Hugging Face's layout at `checkpoint`.
+
+    Raises ArtifactError when there is no readable `config.json`, UnsupportedArchitecture for other families.
+    """
+    path = checkpoint / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{checkpoint} has no config.json", "Name a checkpoint in Hugging Face's layout.") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}", "Mend or replace the file.") from None
+    return from_config(config, where=str(checkpoint))
+
+
+def from_config(config: dict[str, Any], where: str = "this checkpoint") -> Architecture:
+    """The facts in a parsed `config.json`."""
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise UnsupportedArchitecture(
+            f"{where} has the architecture '{family}', which is not supported", f"Supported: {', '.join(FAMILIES)}."
+        )
+    return FAMILIES[family].read(config)

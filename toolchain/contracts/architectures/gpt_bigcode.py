@@ -1,0 +1,60 @@
+"""GPTBigCode: StarCoder, StarCoderBase, StarCoderPlus, OctoCoder and models tuned from them.
+
+GPT-2 with multi-query attention (one key and value head), learned positions, biases everywhere and tanh GELU.
+Keys as in transformers' `GPTBigCodeConfig`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.errors import UnsupportedArchitecture
+
+MODEL_TYPE = "gpt_bigcode"
+LORA_TARGETS = ("c_proj", "c_attn", "q_attn", "c_fc")
+TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
+
+
+def read(config: dict[str, Any]) -> Architecture:
+    """The facts in a GPTBigCode `config.json`. Raises UnsupportedArchitecture for variants that no StarCoder uses."""
+    try:
+        vocab, hidden, layers, heads = (int(config[key]) for key in ("vocab_size", "n_embd", "n_layer", "n_head"))
+        positions = int(config["n_positions"])
+    except KeyError as error:
+        raise UnsupportedArchitecture(
+            f"this gpt_bigcode config.json lacks {error}", "Use the config.json that belongs to the checkpoint."
+        ) from None
+    inner = int(config.get("n_inner") or 4 * hidden)
+    if not config.get("multi_query", True):
+        raise UnsupportedArchitecture("gpt_bigcode with multi_query=false is not supported", "Use a multi-query model.")
+    activation = config.get("activation_function", "gelu_pytorch_tanh")
+    if activation not in TANH_GELU:
+        raise UnsupportedArchitecture(
+            f"gpt_bigcode with activation_function={activation!r} is not supported", f"Supported: {', '.join(TANH_GELU)}."
+        )
+    if not config.get("scale_attn_weights", True):
+        raise UnsupportedArchitecture("gpt_bigcode with scale_attn_weights=false is not supported")
+    if hidden % heads:
+        raise UnsupportedArchitecture(f"gpt_bigcode with n_embd={hidden} not a multiple of n_head={heads}")
+    head = hidden // heads
+    tied = bool(config.get("tie_word_embeddings", True))
+    attention = hidden * (hidden + 2 * head) + hidden + 2 * head + hidden * hidden + hidden
+    feed_forward = 2 * hidden * inner + inner + hidden
+    norms = 4 * hidden
+    parameters = (vocab + positions) * hidden + layers * (attention + feed_forward + norms) + 2 * hidden
+    return Architecture(
+        family=MODEL_TYPE,
+        vocab_size=vocab,
+        hidden_size=hidden,
+        inner_size=inner,
+        layers=layers,
+        heads=heads,
+        kv_heads=1,
+        head_size=head,
+        context_size=positions,
+        tied_head=tied,
+        parameters=parameters if tied else parameters + vocab * hidden,
+        lora_targets=LORA_TARGETS,
+        config=config,
+    )

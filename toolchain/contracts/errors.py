@@ -1,0 +1,69 @@
+"""Every error that Fimble raises on purpose.
+
+    FimbleError
+    ├── UserError                  what the user gave cannot be used: exit code 2
+    │   ├── SettingsError          an unknown key, a value out of range, settings that contradict each other
+    │   ├── SourceError            a repository that cannot be read
+    │   ├── ArtifactError          a folder that is not the whole artifact that was asked for
+    │   ├── FimTokenError          a tokenizer without the FIM tokens of its family
+    │   ├── UnsupportedArchitecture
+    │   ├── UnknownTarget
+    │   ├── MissingExtra           a stage whose optional dependencies are not installed
+    │   └── PortBusy
+    └── StageError                 the work itself failed: exit code 1
+
+Library code raises; only the command line prints and chooses the exit code.
+"""
+
+from __future__ import annotations
+
+
+class FimbleError(Exception):
+    """An error with what happened (`message`) and what to do about it (`next_step`), each one sentence."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, next_step: str = "") -> None:
+        self.message = message.rstrip(".")
+        self.next_step = next_step
+        super().__init__(f"{self.message}. {next_step}" if next_step else self.message)
+
+
+class UserError(FimbleError):
+    exit_code = 2
+
+
+class SettingsError(UserError):
+    pass
+
+
+class SourceError(UserError):
+    pass
+
+
+class ArtifactError(UserError):
+    pass
+
+
+class FimTokenError(UserError):
+    pass
+
+
+class UnsupportedArchitecture(UserError):
+    pass
+
+
+class UnknownTarget(UserError):
+    pass
+
+
+class MissingExtra(UserError):
+    pass
+
+
+class PortBusy(UserError):
+    pass
+
+
+class StageError(FimbleError):
+    pass

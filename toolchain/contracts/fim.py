@@ -1,0 +1,112 @@
+"""Fill-in-the-middle: which tokens a model was trained with, and in which orders.
+
+Two orders, both from Bavarian et al. 2022 (arXiv:2207.14255) as StarCoder was trained with them:
+
+    PSM   <fim_prefix> prefix <fim_suffix> suffix <fim_middle> middle
+    SPM   <fim_prefix> <fim_suffix> suffix <fim_middle> prefix middle      ("variant 2")
+
+Token ids are resolved by name and never guessed: a tokenizer without one of the tokens is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from toolchain.contracts.errors import FimTokenError
+
+Order = Literal["psm", "spm"]
+
+
+@dataclass(frozen=True)
+class FimSpec:
+    """The FIM tokens of a model by name, and the orders it knows."""
+
+    prefix: str
+    suffix: str
+    middle: str
+    pad: str | None
+    end_of_text: str
+    file_separator: str | None = None
+    repository_name: str | None = None
+    orders: tuple[Order, ...] = ("psm", "spm")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "orders", tuple(self.orders))
+
+    @property
+    def serving_order(self) -> Order:
+        """SPM where the model knows it: there a keystroke only appends to the cached sequence."""
+        return "spm" if "spm" in self.orders else "psm"
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Every token that must never reach the user's text and at which generation ends."""
+        names = (self.end_of_text, self.prefix, self.suffix, self.middle, self.pad, self.file_separator, self.repository_name)
+        return tuple(name for name in names if name)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"orders": list(self.orders)}
+
+
+STARCODER = FimSpec("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>", "<|endoftext|>")
+STARCODER2 = FimSpec(
+    "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>", "<|endoftext|>", "<file_sep>", "<repo_name>"
+)
+QWEN_CODER = FimSpec(
+    "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>", "<|endoftext|>", "<|file_sep|>", "<|repo_name|>", ("psm",)
+)
+KNOWN = (STARCODER2, QWEN_CODER, STARCODER)
+
+
+@dataclass(frozen=True)
+class FimIds:
+    """The token ids of a FimSpec in one tokenizer."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    end_of_text: int
+    control: frozenset[int]
+
+    def arrange(self, order: Order, prefix: Sequence[int], suffix: Sequence[int]) -> list[int]:
+        """The prompt after which the middle follows."""
+        if order == "psm":
+            return [self.prefix, *prefix, self.suffix, *suffix, self.middle]
+        return [self.prefix, self.suffix, *suffix, self.middle, *prefix]
+
+
+def detect(token_to_id: Callable[[str], int | None], where: str = "this tokenizer") -> FimSpec:
+    """The known FIM specification whose tokens are all in the vocabulary (`token_to_id` gives None for unknown ones).
+
+    Raises FimTokenError, naming the tokens of the nearest specification that are missing.
+    """
+    missing = {spec: [name for name in spec.control_tokens if token_to_id(name) is None] for spec in KNOWN}
+    for spec, names in missing.items():
+        if not names:
+            return spec
+    nearest = min((s for s in KNOWN), key=lambda s: (len(missing[s]), len(s.control_tokens)))
+    raise FimTokenError(
+        f"{where} lacks the FIM token(s) {', '.join(missing[nearest])}",
+        "Choose a base that was trained to fill in the middle, such as bigcode/starcoderbase-1b.",
+    )
+
+
+def resolve(spec: FimSpec, token_to_id: Callable[[str], int | None], where: str = "this tokenizer") -> FimIds:
+    """The ids of `spec`'s tokens. Raises FimTokenError naming every missing one."""
+    ids = {name: token_to_id(name) for name in spec.control_tokens}
+    missing = [name for name, number in ids.items() if number is None]
+    if missing:
+        raise FimTokenError(
+            f"{where} lacks the FIM token(s) {', '.join(missing)}",
+            "Use the tokenizer that the base model was trained with.",
+        )
+    found = {name: number for name, number in ids.items() if number is not None}
+    return FimIds(
+        prefix=found[spec.prefix],
+        suffix=found[spec.suffix],
+        middle=found[spec.middle],
+        end_of_text=found[spec.end_of_text],
+        control=frozenset(found.values()),
+    )

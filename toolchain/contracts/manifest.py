@@ -1,0 +1,234 @@
+"""Artifacts: folders that say what they are.
+
+An artifact is a folder with a `manifest.json`. The folder is written under a temporary name beside its
+final place, the manifest last, and then renamed: what has a manifest is whole.
+
+Two hashes, both sha256 in hex:
+
+- the *key* covers what goes in: kind, recipe version of the stage, digests of the parents, settings.
+  It can be computed before the stage runs, so the pipeline asks it whether an artifact is current.
+- the *digest* covers what came out: kind, parents, settings, facts and the hash of every file, but neither
+  the tool's version nor the time. Children name their parents by digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from toolchain.contracts.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+Kind = Literal["dataset", "adapter", "checkpoint", "bundle"]
+
+
+class Parent(BaseModel):
+    """An artifact, or a foreign folder of that kind, that this one was made from."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: Kind
+    digest: str
+    role: str = ""
+
+
+class File(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    schema_version: int = SCHEMA
+    kind: Kind
+    key: str
+    digest: str
+    parents: list[Parent]
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+    files: list[File]
+    tool_version: str = ""
+    created: str = ""
+
+
+@dataclass
+class Draft:
+    """An artifact being written: files go under `path`, facts into `facts`."""
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def key_of(kind: Kind, recipe: int, parents: Iterable[Parent], settings: Mapping[str, Any]) -> str:
+    """The hash of everything that decides an artifact's content. `recipe` is the version of the stage's code."""
+    return _hash_json(
+        {"kind": kind, "recipe": recipe, "parents": [p.model_dump() for p in parents], "settings": dict(settings)}
+    )
+
+
+@contextmanager
+def writing(
+    out: Path, *, kind: Kind, recipe: int, parents: Sequence[Parent], settings: Mapping[str, Any]
+) -> Iterator[Draft]:
+    """Write an artifact to `out`: yields a draft, and seals and renames it when the block ends without an error.
+
+    Raises ArtifactError when `out` exists already or another process is writing it.
+    """
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out.parent / f".{out.name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ArtifactError(f"another fimble process is writing {out}", "Wait for it, or choose another --out.") from None
+    try:
+        refuse_existing(out)
+        partial = out.parent / f".{out.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        draft = Draft(partial)
+        yield draft
+        seal(partial, kind=kind, recipe=recipe, parents=parents, settings=settings, facts=draft.facts)
+        if out.exists():
+            out.rmdir()  # an empty folder that the user made beforehand
+        partial.rename(out)
+        _sync_folder(out.parent)
+        shutil.rmtree(work_folder(out), ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise ArtifactError when there is something at `out` that writing there would destroy."""
+    if (out.exists() or out.is_symlink()) and not (out.is_dir() and not any(out.iterdir())):
+        what = f"already holds a finished {read(out).kind}" if (out / MANIFEST).is_file() else "already exists"
+        raise ArtifactError(f"{out} {what}", "Choose another --out, or remove it first.")
+
+
+def work_folder(out: Path) -> Path:
+    """Where a stage keeps what it needs to resume; removed once `out` is whole."""
+    return out.parent / f".{out.name}.work"
+
+
+def seal(
+    folder: Path, *, kind: Kind, recipe: int, parents: Sequence[Parent], settings: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Manifest:
+    """Hash the files below `folder` and write its manifest."""
+    files = [_describe(folder, path) for path in _files_below(folder)]
+    key = key_of(kind, recipe, parents, settings)
+    content = {
+        "kind": kind,
+        "key": key,
+        "parents": [p.model_dump() for p in parents],
+        "settings": dict(settings),
+        "facts": dict(facts),
+        "files": [f.model_dump() for f in files],
+    }
+    manifest = Manifest(
+        **content,
+        digest=_hash_json(content),
+        tool_version=tool_version(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    return manifest
+
+
+def read(folder: Path, kind: Kind | None = None) -> Manifest:
+    """The manifest of an artifact. Raises ArtifactError when there is none, or it is of another kind."""
+    path = folder / MANIFEST
+    wanted = kind or "Fimble artifact"
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        missing = "does not exist" if not folder.exists() else f"is not a {wanted}: it has no {MANIFEST}"
+        raise ArtifactError(f"{folder} {missing}", f"Name a folder that fimble wrote as a {wanted}.") from None
+    except (ValidationError, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read ({type(error).__name__})", "Make the artifact again.") from None
+    if manifest.schema_version > SCHEMA:
+        raise ArtifactError(f"{path} was written by a newer fimble ({manifest.tool_version})", "Upgrade fimble.")
+    if kind and manifest.kind != kind:
+        raise ArtifactError(f"{folder} is a {manifest.kind}, not a {kind}", f"Name a {kind} folder.")
+    return manifest
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether `folder` holds a finished artifact."""
+    return (folder / MANIFEST).is_file()
+
+
+def verify(folder: Path) -> list[str]:
+    """Rehash the files of an artifact; one line for each that is missing, changed or was not there before."""
+    manifest = read(folder)
+    problems = []
+    for file in manifest.files:
+        path = folder / file.path
+        if not path.is_file():
+            problems.append(f"{file.path}: missing")
+        elif path.stat().st_size != file.size or sha256_of(path) != file.sha256:
+            problems.append(f"{file.path}: changed since it was written")
+    known = {file.path for file in manifest.files}
+    problems += [f"{p}: not part of the artifact" for p in _files_below(folder) if p not in known]
+    return problems
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def tool_version() -> str:
+    try:
+        return version("fimble")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _files_below(folder: Path) -> list[str]:
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if path != MANIFEST)
+
+
+def _describe(folder: Path, path: str) -> File:
+    full = folder / path
+    return File(path=path, size=full.stat().st_size, sha256=sha256_of(full))
+
+
+def _hash_json(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
