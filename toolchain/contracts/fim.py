@@ -43,7 +43,15 @@ class FimSpec:
     @property
     def control_tokens(self) -> tuple[str, ...]:
         """Every token that must never reach the user's text and at which generation ends."""
-        names = (self.end_of_text, self.prefix, self.suffix, self.middle, self.pad, self.file_separator, self.repository_name)
+        names = (
+            self.end_of_text,
+            self.prefix,
+            self.suffix,
+            self.middle,
+            self.pad,
+            self.file_separator,
+            self.repository_name,
+        )
         return tuple(name for name in names if name)
 
     def to_json(self) -> dict[str, Any]:
@@ -55,7 +63,14 @@ STARCODER2 = FimSpec(
     "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>", "<|endoftext|>", "<file_sep>", "<repo_name>"
 )
 QWEN_CODER = FimSpec(
-    "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>", "<|endoftext|>", "<|file_sep|>", "<|repo_name|>", ("psm",)
+    "<|fim_prefix|>",
+    "<|fim_suffix|>",
+    "<|fim_middle|>",
+    "<|fim_pad|>",
+    "<|endoftext|>",
+    "<|file_sep|>",
+    "<|repo_name|>",
+    ("psm",),
 )
 KNOWN = (STARCODER2, QWEN_CODER, STARCODER)
 

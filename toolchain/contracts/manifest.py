@@ -95,7 +95,9 @@ def writing(
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise ArtifactError(f"another fimble process is writing {out}", "Wait for it, or choose another --out.") from None
+        raise ArtifactError(
+            f"another fimble process is writing {out}", "Wait for it, or choose another --out."
+        ) from None
     try:
         refuse_existing(out)
         partial = out.parent / f".{out.name}.partial"
@@ -127,12 +129,18 @@ def work_folder(out: Path) -> Path:
 
 
 def seal(
-    folder: Path, *, kind: Kind, recipe: int, parents: Sequence[Parent], settings: Mapping[str, Any], facts: Mapping[str, Any]
+    folder: Path,
+    *,
+    kind: Kind,
+    recipe: int,
+    parents: Sequence[Parent],
+    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> Manifest:
     """Hash the files below `folder` and write its manifest."""
     files = [_describe(folder, path) for path in _files_below(folder)]
     key = key_of(kind, recipe, parents, settings)
-    content = {
+    content: dict[str, Any] = {
         "kind": kind,
         "key": key,
         "parents": [p.model_dump() for p in parents],

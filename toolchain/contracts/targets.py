@@ -26,7 +26,9 @@ def parse_target(name: str) -> Target:
         return TARGETS[name]
     known = ", ".join(TARGETS)
     if name in PLANNED:
-        raise UnknownTarget(f"the target '{name}' cannot be built by this version", f"Use --target with one of: {known}.")
+        raise UnknownTarget(
+            f"the target '{name}' cannot be built by this version", f"Use --target with one of: {known}."
+        )
     close = difflib.get_close_matches(name, [*TARGETS, *PLANNED], n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     raise UnknownTarget(f"unknown target '{name}'", f"Use --target with one of: {known}.{hint}")

@@ -6,6 +6,7 @@ One module a family; each gives `MODEL_TYPE` and `read(config)`. `compile/archit
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from toolchain.contracts.architectures import gpt_bigcode
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import ArtifactError, UnsupportedArchitecture
 
-FAMILIES = {gpt_bigcode.MODEL_TYPE: gpt_bigcode}
+Reader = Callable[[dict[str, Any]], Architecture]
+FAMILIES: dict[str, Reader] = {gpt_bigcode.MODEL_TYPE: gpt_bigcode.read}
 
 
 def read(checkpoint: Path) -> Architecture:
@@ -38,4 +40,4 @@ def from_config(config: dict[str, Any], where: str = "this checkpoint") -> Archi
         raise UnsupportedArchitecture(
             f"{where} has the architecture '{family}', which is not supported", f"Supported: {', '.join(FAMILIES)}."
         )
-    return FAMILIES[family].read(config)
+    return FAMILIES[family](config)

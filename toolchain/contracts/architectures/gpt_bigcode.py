@@ -31,7 +31,8 @@ def read(config: dict[str, Any]) -> Architecture:
     activation = config.get("activation_function", "gelu_pytorch_tanh")
     if activation not in TANH_GELU:
         raise UnsupportedArchitecture(
-            f"gpt_bigcode with activation_function={activation!r} is not supported", f"Supported: {', '.join(TANH_GELU)}."
+            f"gpt_bigcode with activation_function={activation!r} is not supported",
+            f"Supported: {', '.join(TANH_GELU)}.",
         )
     if not config.get("scale_attn_weights", True):
         raise UnsupportedArchitecture("gpt_bigcode with scale_attn_weights=false is not supported")

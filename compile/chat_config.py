@@ -1,0 +1,104 @@
+"""`mlc-chat-config.json`: what MLC's tools read beside the weights, patched to a copilot's values.
+
+Keys and order as mlc_llm writes them today; the copilot's sampling values and generation lengths are those that the
+reference recipe patched into its 2023 file. `mean_gen_len` and `max_gen_len` are extra fields, which MLC ignores.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from compile.schemes import Scheme
+from toolchain.contracts.architectures.facts import Architecture
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+COPILOT = {"temperature": 0.2, "top_p": 0.95, "repetition_penalty": 1.0, "mean_gen_len": 64, "max_gen_len": 64}
+PREFILL_CHUNK = 128
+
+
+def make(facts: Architecture, scheme: Scheme, context_size: int, checkpoint: Path, end_of_text: int) -> dict[str, Any]:
+    """The file's content. `end_of_text` is the id at which generation ends."""
+    config = facts.config
+    model_config = {
+        "n_embd": facts.hidden_size,
+        "n_inner": facts.inner_size,
+        "n_head": facts.heads,
+        "n_layer": facts.layers,
+        "n_positions": facts.context_size,
+        "layer_norm_epsilon": config.get("layer_norm_epsilon", 1e-5),
+        "vocab_size": facts.vocab_size,
+        "context_window_size": context_size,
+        "prefill_chunk_size": min(PREFILL_CHUNK, context_size),
+        "tensor_parallel_shards": 1,
+        "max_batch_size": 1,
+    }
+    return {
+        "version": "0.1.0",
+        "model_type": facts.family,
+        "quantization": scheme.name,
+        "model_config": model_config,
+        "vocab_size": facts.vocab_size,
+        "context_window_size": context_size,
+        "sliding_window_size": -1,
+        "prefill_chunk_size": model_config["prefill_chunk_size"],
+        "attention_sink_size": -1,
+        "tensor_parallel_shards": 1,
+        "pipeline_parallel_stages": 1,
+        "active_vocab_size": facts.vocab_size,
+        "temperature": COPILOT["temperature"],
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "repetition_penalty": COPILOT["repetition_penalty"],
+        "top_p": COPILOT["top_p"],
+        "tokenizer_files": [name for name in TOKENIZER_FILES if (checkpoint / name).is_file()],
+        "tokenizer_info": {
+            "token_postproc_method": "byte_level",
+            "prepend_space_in_encode": False,
+            "strip_space_in_decode": False,
+        },
+        "conv_template": conversation(end_of_text),
+        "pad_token_id": _id(config.get("pad_token_id"), end_of_text),
+        "bos_token_id": _id(config.get("bos_token_id"), end_of_text),
+        "eos_token_id": _id(config.get("eos_token_id"), end_of_text),
+        "model_task": "chat",
+        "mean_gen_len": COPILOT["mean_gen_len"],
+        "max_gen_len": COPILOT["max_gen_len"],
+    }
+
+
+def conversation(end_of_text: int) -> dict[str, Any]:
+    """MLC's template for gpt_bigcode: the text as it is, with nothing around it."""
+    return {
+        "name": "gpt_bigcode",
+        "system_template": "{system_message}",
+        "system_message": "",
+        "system_prefix_token_ids": None,
+        "add_role_after_system_message": True,
+        "roles": {"user": "", "assistant": "", "tool": ""},
+        "role_templates": {"user": "{user_message}", "assistant": "{assistant_message}", "tool": "{tool_message}"},
+        "messages": [],
+        "seps": [""],
+        "role_content_sep": "",
+        "role_empty_sep": "",
+        "stop_str": ["<|endoftext|>"],
+        "stop_token_ids": [end_of_text],
+        "function_string": "",
+        "use_function_calling": False,
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _id(value: Any, otherwise: int) -> int:
+    return int(value[0] if isinstance(value, list) and value else value if isinstance(value, int) else otherwise)

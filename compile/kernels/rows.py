@@ -1,0 +1,106 @@
+"""What happens to each row of activations between the matrix products: layer norm, bias, GELU, residual.
+
+All rows are float32; weights and biases have the dtype of the scheme. K must be a multiple of the lanes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from tvm.script import tirx as T
+
+from compile.kernels.vector import gelu, reduce_add, splat
+
+Finish = Literal["bias", "bias_gelu", "bias_residual"]
+
+
+def layer_norm(K: int, epsilon: float, lanes: int, dtype: str) -> Any:
+    """(x - mean) / sqrt(variance + epsilon) · gamma + beta for `x [M, K]`.
+
+    The variance takes a second pass, because the mean of squares loses digits.
+    """
+    floats = f"float32x{lanes}"
+
+    @T.prim_func(s_tir=True, private=True)
+    def layer_norm_rows(x: T.handle, gamma: T.handle, beta: T.handle, out: T.handle):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, K), "float32")
+        GA = T.match_buffer(gamma, (K,), dtype)
+        BE = T.match_buffer(beta, (K,), dtype)
+        O = T.match_buffer(out, (M, K), "float32")
+        for m in T.parallel(M):
+            acc = T.alloc_buffer((lanes,), "float32", scope="local")
+            acc[T.ramp(0, 1, lanes)] = splat(0.0, lanes)
+            for k in T.serial(K // lanes):
+                acc[T.ramp(0, 1, lanes)] = acc[T.ramp(0, 1, lanes)] + X[m, T.ramp(k * lanes, 1, lanes)]
+            mean: T.let = T.Broadcast(reduce_add(acc[T.ramp(0, 1, lanes)]) / T.float32(K), lanes)
+            acc[T.ramp(0, 1, lanes)] = splat(0.0, lanes)
+            for k in T.serial(K // lanes):
+                distance: T.let = X[m, T.ramp(k * lanes, 1, lanes)] - mean
+                acc[T.ramp(0, 1, lanes)] = acc[T.ramp(0, 1, lanes)] + distance * distance
+            variance: T.let = reduce_add(acc[T.ramp(0, 1, lanes)]) / T.float32(K)
+            inverse: T.let = T.Broadcast(T.float32(1) / T.sqrt(variance + T.float32(epsilon)), lanes)
+            for k in T.serial(K // lanes):
+                O[m, T.ramp(k * lanes, 1, lanes)] = (X[m, T.ramp(k * lanes, 1, lanes)] - mean) * inverse * T.Cast(
+                    floats, GA[T.ramp(k * lanes, 1, lanes)]
+                ) + T.Cast(floats, BE[T.ramp(k * lanes, 1, lanes)])
+
+    return layer_norm_rows
+
+
+def finish(K: int, what: Finish, lanes: int, dtype: str) -> Any:
+    """`x + bias`, then GELU or `+ residual [M, K]`: the end of every linear layer."""
+    floats = f"float32x{lanes}"
+
+    if what == "bias_residual":
+
+        @T.prim_func(s_tir=True, private=True)
+        def finish_residual(x: T.handle, bias: T.handle, residual: T.handle, out: T.handle):
+            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+            M = T.int64()
+            X = T.match_buffer(x, (M, K), "float32")
+            B = T.match_buffer(bias, (K,), dtype)
+            R = T.match_buffer(residual, (M, K), "float32")
+            O = T.match_buffer(out, (M, K), "float32")
+            for m in T.parallel(M):
+                for k in T.serial(K // lanes):
+                    O[m, T.ramp(k * lanes, 1, lanes)] = (
+                        X[m, T.ramp(k * lanes, 1, lanes)]
+                        + T.Cast(floats, B[T.ramp(k * lanes, 1, lanes)])
+                        + R[m, T.ramp(k * lanes, 1, lanes)]
+                    )
+
+        return finish_residual
+
+    @T.prim_func(s_tir=True, private=True)
+    def finish_rows(x: T.handle, bias: T.handle, out: T.handle):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, K), "float32")
+        B = T.match_buffer(bias, (K,), dtype)
+        O = T.match_buffer(out, (M, K), "float32")
+        for m in T.parallel(M):
+            for k in T.serial(K // lanes):
+                total: T.let = X[m, T.ramp(k * lanes, 1, lanes)] + T.Cast(floats, B[T.ramp(k * lanes, 1, lanes)])
+                if what == "bias_gelu":
+                    O[m, T.ramp(k * lanes, 1, lanes)] = gelu(total, lanes)
+                else:
+                    O[m, T.ramp(k * lanes, 1, lanes)] = total
+
+    return finish_rows
+
+
+def last_row(K: int) -> Any:
+    """`x [M, K]` to its last row `[1, K]`: only the last token of a prompt needs logits."""
+
+    @T.prim_func(s_tir=True, private=True)
+    def take_last_row(x: T.handle, out: T.handle):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, K), "float32")
+        O = T.match_buffer(out, (1, K), "float32")
+        for k in T.serial(K):
+            O[0, k] = X[M - 1, k]
+
+    return take_last_row

@@ -1,0 +1,152 @@
+"""Compiling a model to a shared library that describes itself.
+
+The library exports Relax functions: `prefill`, `decode` and `score` (ids, position, keys, values, parameters), a
+`pack_*` for each layout that differs from MLC's, and `_metadata`, which gives the JSON that `describe` makes. A
+loader needs nothing else: it reads MLC's files, packs each parameter as told, and makes the KV cache as told.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.relax.frontend import nn
+
+from compile import linker
+from compile.architectures import FAMILIES
+from compile.kernels import q4_matmul
+from compile.layers import Style
+from compile.schemes import Scheme
+from compile.weights import quantized_shapes
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.errors import UnsupportedArchitecture
+
+METADATA_VERSION = 1
+
+
+def build(facts: Architecture, scheme: Scheme, out: Path) -> dict[str, Any]:
+    """Compile the model for this machine's processor, link it to the library file `out`, and give its metadata."""
+    device = tvm.target.Target(native_processor())
+    style = Style(scheme, lanes_of(device))
+    refuse_unfit(facts, style)
+    model = FAMILIES[facts.family].Model(facts, style)
+    with device:
+        functions = {
+            "prefill": model.inputs("count"),
+            "decode": model.inputs(1),
+            "score": model.inputs("count"),
+        }
+        module, parameters = model.export_tvm(spec=nn.spec.ModuleSpec.from_raw(functions, model))
+        metadata = describe(facts, style, device, parameters)
+        builder = relax.BlockBuilder(module)
+        if scheme.quantized:
+            _add_packer(builder, "pack_q_weight", q4_matmul.pack_words(style.lanes), style.lanes, words=True)
+            _add_packer(builder, "pack_q_scale", q4_matmul.pack_scales(style.lanes), style.lanes, words=False)
+        with builder.function("_metadata", params=[]):
+            builder.emit_func_output(tvm.ir.StringImm(json.dumps(metadata)))
+        executable = relax.build(builder.finalize(), target=device, relax_pipeline=cpu_pipeline())
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        executable.export_library(str(out), fcompile=_link, workspace_dir=scratch)
+    return metadata
+
+
+def native_processor() -> dict[str, Any]:
+    """TVM's description of this machine's processor."""
+    codegen = tvm.target.codegen
+    return {
+        "kind": "llvm",
+        "mtriple": codegen.llvm_get_system_triple(),
+        "mcpu": codegen.llvm_get_system_cpu(),
+    }
+
+
+def lanes_of(device: Any) -> int:
+    """float32 lanes a kernel works on: a register of AVX-512, else one of AVX2 or two of NEON."""
+    return 16 if "avx512f" in tvm.target.codegen.llvm_get_cpu_features(device) else 8
+
+
+def refuse_unfit(facts: Architecture, style: Style) -> None:
+    """Raise UnsupportedArchitecture for sizes that the kernels cannot handle."""
+    for name, size, step in (
+        ("hidden size", facts.hidden_size, q4_matmul.GROUP),
+        ("inner size", facts.inner_size, q4_matmul.GROUP),
+        ("head size", facts.head_size, style.lanes),
+    ):
+        if size % step:
+            raise UnsupportedArchitecture(
+                f"a {name} of {size} is not supported: it must be a multiple of {step}", "Choose another base model."
+            )
+
+
+def describe(facts: Architecture, style: Style, device: Any, parameters: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What a loader must know, as JSON. The cache is two tensors of `axes`, "blocks" being context / block."""
+    attention = FAMILIES[facts.family].attention(facts, style)
+    keys, values = attention.cache_shapes(facts.layers, "blocks")
+    stored = FAMILIES[facts.family].weight_shapes(facts)
+    return {
+        "metadata_version": METADATA_VERSION,
+        "model_type": facts.family,
+        "quantization": style.scheme.name,
+        "target": {"kind": "llvm", "mtriple": str(device.attrs["mtriple"]), "mcpu": str(device.attrs["mcpu"])},
+        "tvm": tvm.__version__,
+        "vocab_size": facts.vocab_size,
+        "context_window_size": facts.context_size,
+        "cache": {"block": style.lanes, "dtype": style.scheme.dtype, "keys": keys, "values": values},
+        "params": [_describe_parameter(name, parameter, stored) for name, parameter in parameters],
+    }
+
+
+def _describe_parameter(name: str, parameter: Any, stored: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """A parameter's name, shape and dtype in MLC's files, and the function that packs it to `packed_shape`, if any."""
+    packed = [int(size) for size in parameter.shape]
+    stem, _, ending = name.rpartition(".")
+    shape = packed
+    if ending in ("q_weight", "q_scale"):
+        words, scales = quantized_shapes(stored[f"{stem}.weight"])
+        shape = list(words if ending == "q_weight" else scales)
+    packer = None if shape == packed else f"pack_{ending}"
+    return {"name": name, "shape": shape, "dtype": str(parameter.dtype), "packer": packer, "packed_shape": packed}
+
+
+def _add_packer(builder: Any, name: str, kernel: Any, lanes: int, words: bool) -> None:
+    """Export `name(source [N, inner]) -> [ceil(N/L), G, (4,) L]`."""
+    outputs, inner = tvm.tirx.Var("outputs", "int64"), tvm.tirx.Var("inner", "int64")
+    dtype = "uint32" if words else "float16"
+    blocks = tvm.tirx.floordiv(outputs + lanes - 1, lanes)
+    shape = [blocks, tvm.tirx.floordiv(inner, 4), 4, lanes] if words else [blocks, inner, lanes]
+    source = relax.Var("source", relax.TensorType([outputs, inner], dtype))
+    variable = builder.add_func(kernel, f"{name}_kernel")
+    with builder.function(name, params=[source]):
+        packed = builder.emit(relax.call_tir(variable, [source], relax.TensorType(shape, dtype)))
+        builder.emit_func_output(packed)
+
+
+def _link(output: str, objects: list[str], options: Any = None, **_: Any) -> None:
+    """The face that TVM's `export_library` asks of a linker."""
+    linker.link(Path(output), [Path(file) for file in objects])
+
+
+def cpu_pipeline() -> Any:
+    """Relax to VM bytecode. Our kernels are scheduled already, so no tuning and no default schedules."""
+    transform = relax.transform
+    return tvm.transform.Sequential(
+        [
+            transform.LegalizeOps(),
+            transform.FoldConstant(),
+            transform.DeadCodeElimination(),
+            transform.ToNonDataflow(),
+            transform.RemovePurityChecking(),
+            transform.CallTIRRewrite(),
+            transform.StaticPlanBlockMemory(),
+            transform.LowerAllocTensor(),
+            transform.KillAfterLastUse(),
+            transform.LowerRuntimeBuiltin(),
+            transform.ComputePrimValue(),
+            transform.VMShapeLower(),
+            transform.AttachGlobalSymbol(),
+        ]
+    )

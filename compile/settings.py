@@ -1,0 +1,36 @@
+"""Settings of `fimble compile`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from compile.schemes import parse_scheme
+from toolchain.contracts.errors import SettingsError
+from toolchain.contracts.targets import parse_target
+
+
+@dataclass(frozen=True)
+class CompileSettings:
+    quantization: str = "q4f16_1"
+    """How weights are stored: q4f16_1, q0f16 or q0f32."""
+
+    targets: tuple[str, ...] = ("cpu",)
+    """The devices to build a library for."""
+
+    context_size: int | None = None
+    """Tokens of prompt and completion together; the model's own limit unless given, and never more."""
+
+    name: str = "copilot"
+    """The model's name, in file names and in the editors' model lists."""
+
+    def __post_init__(self) -> None:
+        parse_scheme(self.quantization)
+        for target in self.targets:
+            parse_target(target)
+        if not self.targets:
+            raise SettingsError("no target was given", "Use --target cpu.")
+        if self.context_size is not None and self.context_size < 64:
+            raise SettingsError(f"--context-size {self.context_size} is too small", "Use 64 or more.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
+            raise SettingsError(f"--name '{self.name}' cannot be a file name", "Use letters, digits, '.', '_' and '-'.")

@@ -1,0 +1,86 @@
+"""A checkpoint's weights to MLC's: renamed, quantized, written tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compile import checkpoint, quantization, tensor_cache
+from compile.architectures import FAMILIES
+from compile.schemes import Scheme
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.progress import Progress
+
+
+def convert(source: Path, facts: Architecture, scheme: Scheme, out: Path, progress: Progress) -> None:
+    """Write the weights of the checkpoint `source` to the folder `out`.
+
+    Raises ArtifactError when a tensor is missing, has another shape than the config says, or holds NaN or infinity.
+    """
+    names = FAMILIES[facts.family].weight_map(facts)
+    entries = checkpoint.index(source)
+    missing = sorted({theirs for theirs in names.values() if theirs not in entries})
+    if missing:
+        raise ArtifactError(
+            f"{source} lacks {len(missing)} tensor(s), the first is {missing[0]}",
+            "Fetch or write the checkpoint again.",
+        )
+    shapes = FAMILIES[facts.family].weight_shapes(facts)
+    for ours, theirs in names.items():
+        if entries[theirs].shape != shapes[ours]:
+            raise ArtifactError(
+                f"{theirs} in {source} has the shape {entries[theirs].shape}, its config.json says {shapes[ours]}",
+                "Use the config.json that belongs to the checkpoint.",
+            )
+    plan = {ours: entries[theirs] for ours, theirs in sorted(names.items())}
+    progress.start("weights", len(plan), "tensors")
+    tensor_cache.write(out, _tensors(plan, scheme, progress), _metadata(plan, scheme))
+    progress.finish()
+
+
+def quantized_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The shapes of words and scales for a weight `[N, K]`."""
+    outputs, inputs = shape
+    groups = -(-inputs // quantization.GROUP)
+    return (outputs, groups * quantization.GROUP // quantization.PER_WORD), (outputs, groups)
+
+
+def _tensors(
+    plan: Mapping[str, checkpoint.Entry], scheme: Scheme, progress: Progress
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name, entry in plan.items():
+        tensor = checkpoint.load(entry)
+        with np.errstate(over="ignore"):
+            tensor = tensor.astype(scheme.dtype)
+        if not np.isfinite(tensor).all():
+            raise ArtifactError(
+                f"{name} holds NaN or values beyond {scheme.dtype}", "Train or merge again; this checkpoint is damaged."
+            )
+        if scheme.quantized and tensor.ndim == 2:
+            words, scales = quantization.quantize(tensor)
+            stem = name.removesuffix("weight")
+            yield stem + "q_weight", words
+            yield stem + "q_scale", scales
+        else:
+            yield name, tensor
+        progress.advance()
+
+
+def _metadata(plan: Mapping[str, checkpoint.Entry], scheme: Scheme) -> dict[str, float]:
+    """MLC's summary: stored tensors, their bytes, and bits per parameter of the model."""
+    width = np.dtype(scheme.dtype).itemsize
+    tensors, size, parameters = 0, 0, 0
+    for entry in plan.values():
+        count = int(np.prod(entry.shape))
+        parameters += count
+        if scheme.quantized and len(entry.shape) == 2:
+            (outputs, words), (_, groups) = quantized_shapes(entry.shape)
+            tensors, size = tensors + 2, size + outputs * (words * 4 + groups * width)
+        else:
+            tensors, size = tensors + 1, size + count * width
+    return {"ParamSize": tensors, "ParamBytes": float(size), "BitsPerParam": size * 8.0 / parameters}
