@@ -1,0 +1,1 @@
+"""From repositories to a dataset: sources, filters, duplicates, the held-out split, parquet."""
