@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 
 import pytest
@@ -194,3 +195,34 @@ def test_folder_that_changes_while_read(tmp_path):
     (folder / "b.py").unlink()
     with pytest.raises(StageError, match="Run again"):
         source.read(source.entries[1])
+
+
+def test_http_url_is_fetched_without_history(tmp_path):
+    from dulwich.repo import Repo
+    from dulwich.server import DictBackend
+    from dulwich.web import HTTPGitApplication, WSGIRequestHandlerLogger, WSGIServerLogger, make_server
+
+    first = commit_files(tmp_path / "tool", {"a.py": b"one"})
+    commit = commit_files(tmp_path / "tool", {"a.py": b"two", "src/b.py": module("b")})
+
+    class Quiet(WSGIRequestHandlerLogger):
+        def log_message(self, *args):
+            pass
+
+    served = Repo(str(tmp_path / "tool"))
+    application = HTTPGitApplication(DictBackend({"/owner/tool.git": served}))
+    server = make_server("127.0.0.1", 0, application, handler_class=Quiet, server_class=WSGIServerLogger)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        source = open_source(f"http://127.0.0.1:{server.server_port}/owner/tool.git", tmp_path / "cache")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        served.close()
+    assert source.identity() == {"name": "owner/tool", "kind": "git", "commit": commit}
+    assert contents(source) == {"a.py": b"two", "src/b.py": module("b")}
+    (fetched,) = (tmp_path / "cache" / "git").glob("*/*")
+    with Repo(str(fetched)) as repo:
+        assert first.encode() not in repo.object_store
