@@ -40,7 +40,8 @@ def rule(fraction: float, unit: HeldoutUnit) -> str:
     what = "repository" if unit == "repository" else "file"
     by = "the repository's name" if unit == "repository" else "the repository's name and the path"
     return (
-        f"A {what} is held out when the sha256 of {by}, as a fraction, is below {fraction:g}. "
+        f"A {what} is held out when the sha256 of {by}, as a fraction, is below {fraction:g}; "
+        "at least one is on each side. "
         "Duplicates are removed before, across both sides."
     )
 
