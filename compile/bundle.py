@@ -48,7 +48,7 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
             shutil.copyfile(checkpoint / name, params / name)
         chat_config.write(params / "mlc-chat-config.json", content)
         libraries = {}
-        for name in settings.targets:
+        for name in settings.target:
             target = parse_target(name)
             file = f"{settings.name}-{scheme.name}-{target.name}.{target.extension}"
             progress.start(f"library for {name}")

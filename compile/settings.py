@@ -15,8 +15,8 @@ class CompileSettings:
     quantization: str = "q4f16_1"
     """How weights are stored: q4f16_1, q0f16 or q0f32."""
 
-    targets: tuple[str, ...] = ("cpu",)
-    """The devices to build a library for."""
+    target: tuple[str, ...] = ("cpu",)
+    """A device to build a library for; may be given more than once."""
 
     context_size: int | None = None
     """Tokens of prompt and completion together; the model's own limit unless given, and never more."""
@@ -26,9 +26,9 @@ class CompileSettings:
 
     def __post_init__(self) -> None:
         parse_scheme(self.quantization)
-        for target in self.targets:
-            parse_target(target)
-        if not self.targets:
+        for name in self.target:
+            parse_target(name)
+        if not self.target:
             raise SettingsError("no target was given", "Use --target cpu.")
         if self.context_size is not None and self.context_size < 64:
             raise SettingsError(f"--context-size {self.context_size} is too small", "Use 64 or more.")

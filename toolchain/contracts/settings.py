@@ -1,12 +1,16 @@
 """Settings of a stage: a dataclass filled from flags, then `fimble.toml`, then its own defaults.
 
 `fimble.toml` has one table a stage, with the flags' names (`max-steps` or `max_steps`). It is looked for in the
-working folder and upward.
+working folder and upward. A field, its flag and its key in the file have one name; the string below the field
+documents all three.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -17,7 +21,7 @@ from toolchain.contracts.errors import SettingsError
 
 T = TypeVar("T")
 FILE = "fimble.toml"
-TABLES = ("collect", "train", "merge", "compile", "serve", "up")
+TABLES = ("up", "collect", "scratch", "train", "compile", "serve")
 
 
 def find_file(start: Path) -> Path | None:
@@ -53,6 +57,18 @@ def build(kind: type[T], table: Mapping[str, Any], flags: Mapping[str, Any], whe
         return kind(**values)
     except TypeError as error:
         raise SettingsError(f"{where}: {error}", "Check the type of that value.") from None
+
+
+def documentation(kind: type) -> dict[str, str]:
+    """The string below each field of a settings dataclass, by the field's name, on one line."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            assert isinstance(text.value, ast.Constant)
+            found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
 
 
 def to_json(settings: object) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""What the user sees on standard error: progress bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+PLAIN_EVERY_SECONDS = 10.0
+
+
+def open_console() -> Bars | Lines:
+    """The listener that fits standard error."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+class Lines:
+    """For logs: one line when something starts and ends, and one now and then between."""
+
+    def __init__(self) -> None:
+        self._title, self._total, self._unit, self._note = "", None, "", ""
+        self._done, self._begun, self._shown = 0, 0.0, 0.0
+
+    def start(self, title: str, total: int | None = None, unit: str = "") -> None:
+        self._title, self._total, self._unit, self._note = title, total, unit, ""
+        self._done, self._begun, self._shown = 0, time.monotonic(), time.monotonic()
+        self.say(f"{title} …")
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self._done += amount
+        self._note = note or self._note
+        if time.monotonic() - self._shown >= PLAIN_EVERY_SECONDS:
+            self._shown = time.monotonic()
+            of = f"/{self._total}" if self._total else ""
+            self.say(" ".join(f"{self._title}: {self._done}{of} {self._unit} {self._note}".split()))
+
+    def finish(self) -> None:
+        self.say(f"{self._title}: done in {time.monotonic() - self._begun:.1f} s")
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class Bars:
+    """For terminals: one live bar, and lines that stay above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+        self._bars: Any = None
+        self._task: Any = None
+
+    def start(self, title: str, total: int | None = None, unit: str = "") -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._stop()
+        count = [BarColumn(), MofNCompleteColumn(), TextColumn(unit)] if total else []
+        left = [TimeRemainingColumn()] if total else []
+        columns = [TextColumn("{task.description}"), *count, TimeElapsedColumn(), *left, TextColumn("{task.fields[note]}")]
+        self._bars = Progress(*columns, console=self._console)
+        self._task = self._bars.add_task(title, total=total, note="")
+        self._bars.start()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        if self._bars is not None:
+            self._bars.update(self._task, advance=amount, **({"note": note} if note else {}))
+
+    def finish(self) -> None:
+        self._stop()
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False)
+
+    def _stop(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None

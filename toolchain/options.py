@@ -1,0 +1,64 @@
+"""Command-line options made from the settings dataclasses, so that each default and help text is written once."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any
+
+import typer
+
+from toolchain.contracts import settings
+
+
+def with_options(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option for each field of the settings `kinds`, in place of its `**flags`.
+
+    An option that was not given is None, so that `fimble.toml` and then the default can decide.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        taken = {parameter.name for parameter in kept}
+        added = [option for kind in kinds for option in _options(kind) if option.name not in taken]
+        command.__signature__ = signature.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*kept, *added]} | {"return": None}
+        return command
+
+    return decorate
+
+
+def _options(kind: type) -> list[inspect.Parameter]:
+    hints, texts = typing.get_type_hints(kind), settings.documentation(kind)
+    made = []
+    for field in fields(kind):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        shown = "" if default in (None, (), MISSING) else f" [default: {_show(default)}]"
+        name = field.name.replace("_", "-")
+        plain = _without_none(hints[field.name])
+        flag = f"--{name}/--no-{name}" if plain is bool else f"--{name}"
+        option = typer.Option(flag, help=texts.get(field.name, "") + shown, show_default=False)
+        annotation = typing.Annotated[typing.Optional[_plain_type(plain)], option]  # noqa: UP045  # built at run time
+        made.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    return made
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _plain_type(hint: Any) -> Any:
+    """The type typer parses: a list for a tuple, text for a choice of words (the dataclass checks them)."""
+    if typing.get_origin(hint) is tuple:
+        return list[typing.get_args(hint)[0]]  # type: ignore[misc]  # built at run time
+    return str if typing.get_origin(hint) is typing.Literal else hint
+
+
+def _show(default: object) -> str:
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)

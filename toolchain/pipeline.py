@@ -1,0 +1,177 @@
+"""`fimble up`: the whole road, doing again only what is not current.
+
+The workspace is a folder (`.fimble` beside the user's code) of finished artifacts, `KIND/KEY/`, where the key covers
+parents, settings and the stage's recipe. Every step plans from the digests of the steps before it; a step whose
+folder exists is current. `current` and `previous` name the two latest bundles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from toolchain.contracts import manifest, settings
+from toolchain.contracts.errors import ArtifactError, SettingsError
+from toolchain.contracts.manifest import Manifest, Parent
+from toolchain.contracts.progress import Progress
+from toolchain.contracts.stage import Plan, execute, is_current
+
+if TYPE_CHECKING:
+    from train.bases import Base
+
+KEY_CHARACTERS = 16
+
+
+@dataclass(frozen=True)
+class UpSettings:
+    base: str = "scratch"
+    """The model to start from: a local Hugging Face folder, a hub id, or `scratch` for a small model grown on the spot."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a finished run."""
+
+    stage: str
+    made: bool
+    seconds: float
+    folder: Path
+    manifest: Manifest
+
+
+@dataclass
+class Workspace:
+    """The folder of artifacts, and the steps taken in it."""
+
+    root: Path
+    progress: Progress
+    steps: list[Step]
+
+    def place(self, plan: Plan) -> Path:
+        return self.root / plan.kind / plan.key[:KEY_CHARACTERS]
+
+    def run(self, stage: str, make_plan: Callable[[], Plan]) -> Step:
+        """Plan a stage and execute it unless it is current."""
+        begun = time.monotonic()
+        plan = make_plan()
+        folder = self.place(plan)
+        current = is_current(plan, folder)
+        made = execute(plan, folder, self.progress)
+        step = Step(stage, not current, time.monotonic() - begun, folder, made)
+        self.steps.append(step)
+        word = "made" if step.made else "current"
+        self.progress.say(f"{stage:<8} {word:<8} {step.seconds:7.1f} s   {folder}")
+        return step
+
+
+def up(
+    sources: Sequence[str],
+    root: Path,
+    tables: Mapping[str, Mapping[str, Any]],
+    flags: Mapping[str, Any],
+    progress: Progress,
+) -> list[Step]:
+    """Bring the bundle in the workspace `root` up to date with the sources, and name it `current`.
+
+    `tables` are those of `fimble.toml`; `flags` go to whichever settings have a field of that name.
+    Raises ArtifactError when another process is at work in the same workspace.
+    """
+    from compile.bundle import plan_compile
+    from compile.settings import CompileSettings
+    from train.adapters.merge import plan_merge
+    from train.bases import open_base
+    from train.data.collect import plan as plan_collect
+    from train.data.settings import CollectSettings
+    from train.fine_tune import plan_train
+    from train.scratch import plan_scratch
+    from train.settings import ScratchSettings, TrainSettings
+
+    choice = choose(UpSettings, "up", tables, flags)
+    collect = choose(CollectSettings, "collect", tables, flags)
+    train = choose(TrainSettings, "train", tables, flags)
+    build = choose(CompileSettings, "compile", tables, flags)
+    if not sources:
+        raise SettingsError("no repository was given", "Name a folder, a Git repository or its URL: fimble up PATH.")
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ArtifactError(f"another fimble process is at work in {root}", "Wait for it, or choose another --out.") from None
+    cache = root / "cache"
+    workspace = Workspace(root, progress, [])
+    try:
+        (root / ".gitignore").write_text("*\n", encoding="utf-8")
+        dataset = workspace.run("collect", lambda: plan_collect(sources, collect, cache))
+        if choice.base == "scratch":
+            scratch = choose(ScratchSettings, "scratch", tables, {})
+            grown = workspace.run("base", lambda: plan_scratch(dataset.folder, scratch))
+            base = open_base(str(grown.folder), cache)
+        else:
+            base = open_base(choice.base, cache)
+        checkpoint, parent = _fine_tune(workspace, dataset.folder, base, train, plan_train, plan_merge)
+        bundle = workspace.run("compile", lambda: plan_compile(checkpoint, parent, build))
+        _point_at(root, bundle.folder)
+    finally:
+        lock.release()
+    return workspace.steps
+
+
+def _fine_tune(
+    workspace: Workspace, dataset: Path, base: Base, train: Any, plan_train: Any, plan_merge: Any
+) -> tuple[Path, Parent]:
+    """Train, and merge unless training gave a whole checkpoint; the checkpoint and its name as a parent."""
+    tuned = workspace.run("train", lambda: plan_train(dataset, base, train))
+    if tuned.manifest.kind == "adapter":
+        tuned = workspace.run("merge", lambda: plan_merge(tuned.folder, base))
+    return tuned.folder, Parent(kind="checkpoint", digest=tuned.manifest.digest)
+
+
+def choose(kind: type[Any], table: str, tables: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]) -> Any:
+    """The settings of one stage, from its table and those of the flags that it knows."""
+    known = settings.documentation(kind)
+    given = {name: value for name, value in flags.items() if name in known}
+    return settings.build(kind, tables.get(table, {}), given, where=f"[{table}] of {settings.FILE}")
+
+
+def current_bundle(root: Path) -> Path:
+    """The bundle that a workspace names as current. Raises ArtifactError when there is none."""
+    folder = _follow(root / "current")
+    if folder is None:
+        raise ArtifactError(f"{root} has no current bundle", "Run fimble up first.")
+    return folder
+
+
+def _follow(pointer: Path) -> Path | None:
+    """Where a pointer leads: a link, or a file with a relative path where links are not to be had."""
+    if pointer.is_symlink() or pointer.is_dir():
+        return pointer.resolve() if manifest.is_whole(pointer) else None
+    if pointer.is_file():
+        folder = (pointer.parent / pointer.read_text(encoding="utf-8").strip()).resolve()
+        return folder if manifest.is_whole(folder) else None
+    return None
+
+
+def _point_at(root: Path, bundle: Path) -> None:
+    before = _follow(root / "current")
+    if before == bundle.resolve():
+        return
+    if before is not None:
+        _set_pointer(root / "previous", before)
+    _set_pointer(root / "current", bundle)
+
+
+def _set_pointer(pointer: Path, folder: Path) -> None:
+    relative = folder.resolve().relative_to(pointer.parent.resolve())
+    fresh = pointer.with_name(f".{pointer.name}.partial")
+    fresh.unlink(missing_ok=True)
+    try:
+        fresh.symlink_to(relative, target_is_directory=True)
+    except OSError:
+        fresh.write_text(relative.as_posix() + "\n", encoding="utf-8")
+    fresh.replace(pointer)

@@ -1,0 +1,1 @@
+"""Adapters in PEFT's layout: what happens to them after training."""
