@@ -1,0 +1,66 @@
+"""Completing: a request to a prompt, the engine's tokens to text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from serve import prompts
+from serve.bundle import Bundle
+from serve.engine.engine import Engine, Statistics
+from serve.requests import Completion, CompletionRequest, Finish
+from serve.text import TextStream
+
+
+@dataclass(frozen=True)
+class Completer:
+    bundle: Bundle
+    engine: Engine
+
+    def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = lambda: False) -> Completion:
+        """The whole completion."""
+        pieces: list[str] = []
+        for piece in self.stream(request, cancelled):
+            if isinstance(piece, Completion):
+                return piece
+            pieces.append(piece)
+        raise AssertionError("a stream ends with its completion")
+
+    def stream(
+        self, request: CompletionRequest, cancelled: Callable[[], bool] = lambda: False
+    ) -> Generator[str | Completion, None, None]:
+        """Pieces of text as they become final, then the completion with all of it."""
+        prompt, max_tokens = self.prompt(request)
+        text, statistics = TextStream(self.bundle.tokenizer, request.stop), Statistics()
+        whole, ended = "", True
+        tokens = self.engine.generate(
+            prompt, request.sampling, max_tokens, self.bundle.ids.control, cancelled, statistics
+        )
+        for count, token in enumerate(tokens, start=1):
+            piece = text.push(token)
+            whole += piece
+            if piece:
+                yield piece
+            if text.stopped:
+                break
+            ended = count < max_tokens
+        tokens.close()  # the engine is free for the next request
+        rest = text.finish()
+        whole += rest
+        if rest:
+            yield rest
+        finish: Finish = "stop" if ended else "length"
+        if cancelled() and not text.stopped:
+            finish = "cancelled"
+        yield Completion(whole, finish, len(prompt), statistics)
+
+    def prompt(self, request: CompletionRequest) -> tuple[list[int], int]:
+        """The prompt's ids, trimmed so that `max_tokens` fit behind them, and that count."""
+        bundle = self.bundle
+        max_tokens = min(request.max_tokens, bundle.context_size // 2)
+        room = bundle.context_size - max_tokens
+        if request.fill:
+            built = prompts.build(request.prefix, request.suffix, bundle.tokenizer, bundle.spec, bundle.ids, room)
+        else:
+            built = prompts.build_plain(request.prefix, bundle.tokenizer, bundle.ids, room)
+        return built, max_tokens

@@ -1,0 +1,23 @@
+"""The face of whatever runs a model for one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Runner(Protocol):
+    """A model with a KV cache of `context_size` tokens."""
+
+    vocab_size: int
+    context_size: int
+
+    def forward(self, ids: Sequence[int], position: int) -> NDArray[np.float32]:
+        """Write `ids` to the cache from `position` on, and give the logits `[V]` after the last of them.
+
+        The cache up to `position` is kept; rolling back is calling with a lower one.
+        """
+        ...

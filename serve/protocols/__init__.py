@@ -1,0 +1,41 @@
+"""The editors' dialects, one file each: `parse` a body, `render` a completion, `error` for a failure.
+
+llm-ls ignores the HTTP status and wants a body that it can parse, so an error's body is part of the protocol. The
+one that `error_body` makes satisfies all of its backends at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from serve import prompts
+from serve.requests import CompletionRequest, read_max_tokens, read_sampling, read_stop, read_text
+from toolchain.contracts.fim import FimSpec
+
+
+def request_from_prompt(
+    body: Mapping[str, Any],
+    prompt_field: str,
+    options: Mapping[str, Any],
+    tokens_field: str,
+    defaults: CompletionRequest,
+    spec: FimSpec,
+) -> CompletionRequest:
+    """A request whose prompt is one text: taken apart when it is a FIM prompt, continued when it is not."""
+    prompt = read_text(body, prompt_field)
+    parts = prompts.take_apart(prompt, spec)
+    prefix, suffix = parts if parts is not None else (prompt, "")
+    return CompletionRequest(
+        prefix=prefix,
+        suffix=suffix,
+        fill=parts is not None,
+        max_tokens=read_max_tokens(options, tokens_field, defaults.max_tokens),
+        sampling=read_sampling(options, defaults.sampling),
+        stop=read_stop(options, "stop"),
+    )
+
+
+def error_body(message: str, field: str, kind: str) -> dict[str, Any]:
+    """`error` for Hugging Face, TGI and Ollama clients, `detail` for OpenAI's as llm-ls reads it."""
+    return {"error": message, "error_type": kind, "detail": [{"loc": ["body", field], "msg": message, "type": kind}]}

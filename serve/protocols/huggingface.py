@@ -1,0 +1,48 @@
+"""Hugging Face's inference dialect: `POST /`, `POST /models/{model}` and, as TGI, `POST /generate`.
+
+llm-vscode 0.0.38 and llm-ls's `huggingface` backend take an object or a list, jupytercoder only a list, llm-ls's
+`tgi` backend only an object. So the first two routes answer with a list and `/generate` with an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from serve.protocols import request_from_prompt
+from serve.requests import BadRequest, Completion, CompletionRequest
+from toolchain.contracts.fim import FimSpec
+
+FINISH = {"stop": "eos_token", "length": "length", "cancelled": "eos_token"}
+
+
+def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -> CompletionRequest:
+    """The request in `{"inputs": …, "parameters": {…}}`."""
+    return request_from_prompt(body, "inputs", _parameters(body), "max_new_tokens", defaults, spec)
+
+
+def render(body: Mapping[str, Any], completion: Completion) -> dict[str, Any]:
+    """`generated_text`, with the prompt before it when `return_full_text` asks for that, and TGI's `details`."""
+    parameters = _parameters(body)
+    echo = str(body.get("inputs", "")) if parameters.get("return_full_text") is True else ""
+    reply: dict[str, Any] = {"generated_text": echo + completion.text}
+    if parameters.get("details") is True:
+        reply["details"] = {
+            "finish_reason": FINISH[completion.finish],
+            "generated_tokens": completion.statistics.generated,
+            "seed": parameters.get("seed"),
+            "prefill": [],
+            "tokens": [],
+        }
+    return reply
+
+
+def _parameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters; a client set up without any sends them one level too deep."""
+    parameters = body.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, Mapping):
+        raise BadRequest("parameters", "an object is needed")
+    inner = parameters.get("parameters")
+    return {**inner, **parameters} if isinstance(inner, Mapping) else parameters

@@ -1,0 +1,82 @@
+"""OpenAI's completions dialect: `POST /v1/completions`, with `suffix` and streaming, and `GET /v1/models`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from serve.protocols import request_from_prompt
+from serve.requests import (
+    BadRequest,
+    Completion,
+    CompletionRequest,
+    read_max_tokens,
+    read_sampling,
+    read_stop,
+    read_text,
+)
+from toolchain.contracts.fim import FimSpec
+
+FINISH = {"stop": "stop", "length": "length", "cancelled": "stop"}
+
+
+def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -> CompletionRequest:
+    """The request: `prompt` and `suffix` around the cursor, or one prompt with FIM tokens in it."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list):
+        if len(prompt) != 1:
+            raise BadRequest("prompt", "one prompt at a time is taken")
+        body = {**body, "prompt": prompt[0]}
+    if body.get("n") not in (None, 1):
+        raise BadRequest("n", "one completion at a time is given")
+    # llm-vscode's users leave Hugging Face's parameters in place when they switch to this dialect.
+    nested = body.get("parameters")
+    options = {**nested, **body} if isinstance(nested, Mapping) else body
+    field = "max_tokens" if options.get("max_tokens") is not None else "max_new_tokens"
+    if isinstance(body.get("suffix"), str):
+        return CompletionRequest(
+            prefix=read_text(body, "prompt"),
+            suffix=read_text(body, "suffix"),
+            max_tokens=read_max_tokens(options, field, defaults.max_tokens),
+            sampling=read_sampling(options, defaults.sampling),
+            stop=read_stop(options, "stop"),
+        )
+    return request_from_prompt(body, "prompt", options, field, defaults, spec)
+
+
+def render(model: str, completion: Completion) -> dict[str, Any]:
+    """The whole reply."""
+    generated = completion.statistics.generated
+    choice = {"index": 0, "text": completion.text, "logprobs": None, "finish_reason": FINISH[completion.finish]}
+    return _envelope(model, choice) | {
+        "usage": {
+            "prompt_tokens": completion.prompt_tokens,
+            "completion_tokens": generated,
+            "total_tokens": completion.prompt_tokens + generated,
+        }
+    }
+
+
+def render_piece(model: str, piece: str | Completion) -> dict[str, Any]:
+    """One event of a stream: a piece of text, or the end."""
+    ended = isinstance(piece, Completion)
+    text = "" if isinstance(piece, Completion) else piece
+    finish = FINISH[piece.finish] if isinstance(piece, Completion) else None
+    assert ended == (finish is not None)
+    return _envelope(model, {"index": 0, "text": text, "logprobs": None, "finish_reason": finish})
+
+
+def models(model: str) -> dict[str, Any]:
+    return {"object": "list", "data": [{"id": model, "object": "model", "created": 0, "owned_by": "fimble"}]}
+
+
+def _envelope(model: str, choice: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": f"cmpl-{uuid.uuid4().hex}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [choice],
+    }
