@@ -18,7 +18,8 @@ class Lines:
     """For logs: one line when something starts and ends, and one now and then between."""
 
     def __init__(self) -> None:
-        self._title, self._total, self._unit, self._note = "", None, "", ""
+        self._title, self._unit, self._note = "", "", ""
+        self._total: int | None = None
         self._done, self._begun, self._shown = 0, 0.0, 0.0
 
     def start(self, title: str, total: int | None = None, unit: str = "") -> None:
@@ -52,12 +53,20 @@ class Bars:
         self._task: Any = None
 
     def start(self, title: str, total: int | None = None, unit: str = "") -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._stop()
         count = [BarColumn(), MofNCompleteColumn(), TextColumn(unit)] if total else []
         left = [TimeRemainingColumn()] if total else []
-        columns = [TextColumn("{task.description}"), *count, TimeElapsedColumn(), *left, TextColumn("{task.fields[note]}")]
+        note = TextColumn("{task.fields[note]}")
+        columns = [TextColumn("{task.description}"), *count, TimeElapsedColumn(), *left, note]
         self._bars = Progress(*columns, console=self._console)
         self._task = self._bars.add_task(title, total=total, note="")
         self._bars.start()

@@ -42,7 +42,8 @@ def _options(kind: type) -> list[inspect.Parameter]:
         plain = _without_none(hints[field.name])
         flag = f"--{name}/--no-{name}" if plain is bool else f"--{name}"
         option = typer.Option(flag, help=texts.get(field.name, "") + shown, show_default=False)
-        annotation = typing.Annotated[typing.Optional[_plain_type(plain)], option]  # noqa: UP045  # built at run time
+        typed: Any = _plain_type(plain) | None
+        annotation = typing.Annotated[typed, option]
         made.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     return made
 

@@ -30,7 +30,7 @@ KEY_CHARACTERS = 16
 @dataclass(frozen=True)
 class UpSettings:
     base: str = "scratch"
-    """The model to start from: a local Hugging Face folder, a hub id, or `scratch` for a small model grown on the spot."""
+    """The model to start from: a Hugging Face folder, a hub id, or `scratch` for a small one grown on the spot."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def up(
     from train.data.settings import CollectSettings
     from train.fine_tune import plan_train
     from train.scratch import plan_scratch
-    from train.settings import ScratchSettings, TrainSettings
+    from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
 
     choice = choose(UpSettings, "up", tables, flags)
     collect = choose(CollectSettings, "collect", tables, flags)
@@ -102,7 +102,9 @@ def up(
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise ArtifactError(f"another fimble process is at work in {root}", "Wait for it, or choose another --out.") from None
+        raise ArtifactError(
+            f"another fimble process is at work in {root}", "Wait for it, or choose another --out."
+        ) from None
     cache = root / "cache"
     workspace = Workspace(root, progress, [])
     try:
@@ -112,6 +114,7 @@ def up(
             scratch = choose(ScratchSettings, "scratch", tables, {})
             grown = workspace.run("base", lambda: plan_scratch(dataset.folder, scratch))
             base = open_base(str(grown.folder), cache)
+            train = choose(TrainSettings, "train", {"train": FOR_SCRATCH | dict(tables.get("train", {}))}, flags)
         else:
             base = open_base(choice.base, cache)
         checkpoint, parent = _fine_tune(workspace, dataset.folder, base, train, plan_train, plan_merge)
