@@ -1,4 +1,4 @@
-"""What the KV cache holds, so that a new prompt computes only what it adds."""
+"""Which ids the runner's KV cache holds, so that a new prompt can keep what it shares with the last one."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Sequence
 
 
 class CachedIds:
-    """The ids whose keys and values are in the cache, by position."""
+    """The ids at positions 0, 1, 2 … of the KV cache."""
 
     def __init__(self) -> None:
         self._ids: list[int] = []
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
     def reusable(self, prompt: Sequence[int]) -> int:
-        """How many leading tokens of `prompt` are cached already; at least one is left, whose logits are needed."""
+        """How many of `prompt`'s first ids need no computing: all but one at most, whose logits are wanted."""
         limit = min(len(self._ids), len(prompt) - 1)
-        return next((at for at in range(limit) if self._ids[at] != prompt[at]), limit)
+        return next((place for place in range(limit) if self._ids[place] != prompt[place]), max(limit, 0))
 
-    def write(self, ids: Sequence[int], position: int) -> None:
-        """`ids` are in the cache from `position` on, and nothing behind them."""
-        self._ids[position:] = ids
+    def cut(self, length: int) -> None:
+        """Forget everything from position `length` on."""
+        del self._ids[length:]
 
-    def forget(self, position: int) -> None:
-        """What lies from `position` on can no longer be relied on."""
-        del self._ids[position:]
+    def extend(self, ids: Sequence[int]) -> None:
+        self._ids.extend(ids)

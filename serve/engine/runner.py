@@ -1,4 +1,4 @@
-"""The face of whatever runs a model for one sequence."""
+"""The face of whatever computes logits: compiled code in production, a script in tests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from numpy.typing import NDArray
 
 
 class Runner(Protocol):
-    """A model with a KV cache of `context_size` tokens."""
+    """One sequence with a KV cache that the runner owns."""
 
-    vocab_size: int
-    context_size: int
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def context_size(self) -> int:
+        """The number of ids that the KV cache has room for."""
+        ...
 
     def forward(self, ids: Sequence[int], position: int) -> NDArray[np.float32]:
-        """Write `ids` to the cache from `position` on, and give the logits `[V]` after the last of them.
+        """Write `ids` to the KV cache from `position` on; the logits `(V,)` after the last of them.
 
-        The cache up to `position` is kept; rolling back is calling with a lower one.
+        Whatever the cache held at `position` and beyond is forgotten, so rolling back is calling with a lower
+        position. Everything below `position` must have been written before.
         """
         ...
