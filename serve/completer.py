@@ -1,69 +1,66 @@
-"""From text around the cursor to the text between: prompt, tokens, and text again."""
+"""Completing: a request to a prompt, the engine's tokens to text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 from serve import prompts
 from serve.bundle import Bundle
-from serve.engine.engine import Engine, Statistics, never
-from serve.requests import Completion, CompletionRequest, FinishReason, Timings
-from serve.text import StopMatcher, TextDecoder
+from serve.engine.engine import Engine, Statistics
+from serve.requests import Completion, CompletionRequest, Finish
+from serve.text import TextStream
 
 
+@dataclass(frozen=True)
 class Completer:
-    """A bundle and the engine that runs it. One completion at a time."""
+    bundle: Bundle
+    engine: Engine
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        self.bundle = bundle
-        self._engine = engine
-        self._encoder = prompts.Encoder(bundle.tokenizer, bundle.fim, bundle.ids)
-
-    def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = never) -> Completion:
-        """The whole completion at once."""
-        pieces = self.stream(request, cancelled)
-        while True:
-            try:
-                next(pieces)
-            except StopIteration as end:
-                completion: Completion = end.value
-                return completion
+    def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = lambda: False) -> Completion:
+        """The whole completion."""
+        pieces: list[str] = []
+        for piece in self.stream(request, cancelled):
+            if isinstance(piece, Completion):
+                return piece
+            pieces.append(piece)
+        raise AssertionError("a stream ends with its completion")
 
     def stream(
-        self, request: CompletionRequest, cancelled: Callable[[], bool] = never
-    ) -> Generator[str, None, Completion]:
-        """The completion's text piece by piece; the generator's value is the whole of it."""
-        context = min(self._engine.context_size, self.bundle.context_size)
-        prompt = prompts.build(self._encoder, request.prefix, request.suffix, request.max_tokens, context)
-        decoder = TextDecoder(self.bundle.tokenizer)
-        matcher = StopMatcher(request.stop)
-        statistics = Statistics()
-        text: list[str] = []
-        tokens = self._engine.generate(
-            prompt.ids, request.sampling, prompt.max_tokens, self.bundle.ids.control, cancelled, statistics
+        self, request: CompletionRequest, cancelled: Callable[[], bool] = lambda: False
+    ) -> Generator[str | Completion, None, None]:
+        """Pieces of text as they become final, then the completion with all of it."""
+        prompt, max_tokens = self.prompt(request)
+        text, statistics = TextStream(self.bundle.tokenizer, request.stop), Statistics()
+        whole, ended = "", True
+        tokens = self.engine.generate(
+            prompt, request.sampling, max_tokens, self.bundle.ids.control, cancelled, statistics
         )
-        for token in tokens:
-            if piece := matcher.push(decoder.push(token)):
-                text.append(piece)
+        for count, token in enumerate(tokens, start=1):
+            piece = text.push(token)
+            whole += piece
+            if piece:
                 yield piece
-            if matcher.matched:
+            if text.stopped:
                 break
-        tokens.close()
-        if not matcher.matched and (piece := matcher.push(decoder.finish()) + matcher.finish()):
-            text.append(piece)
-            yield piece
-        return Completion(
-            text="".join(text),
-            finish_reason=_reason(statistics, matcher.matched),
-            prompt_tokens=len(prompt.ids),
-            cached_tokens=statistics.reused,
-            completion_tokens=statistics.generated,
-            stopped_by_text=matcher.matched,
-            timings=Timings(statistics.first_token_seconds, statistics.total_seconds),
-        )
+            ended = count < max_tokens
+        tokens.close()  # the engine is free for the next request
+        rest = text.finish()
+        whole += rest
+        if rest:
+            yield rest
+        finish: Finish = "stop" if ended else "length"
+        if cancelled() and not text.stopped:
+            finish = "cancelled"
+        yield Completion(whole, finish, len(prompt), statistics)
 
-
-def _reason(statistics: Statistics, matched: bool) -> FinishReason:
-    if matched or statistics.ending == "end_token":
-        return "stop"
-    return "length" if statistics.ending == "length" else "cancelled"
+    def prompt(self, request: CompletionRequest) -> tuple[list[int], int]:
+        """The prompt's ids, trimmed so that `max_tokens` fit behind them, and that count."""
+        bundle = self.bundle
+        max_tokens = min(request.max_tokens, bundle.context_size // 2)
+        room = bundle.context_size - max_tokens
+        if request.fill:
+            built = prompts.build(request.prefix, request.suffix, bundle.tokenizer, bundle.spec, bundle.ids, room)
+        else:
+            built = prompts.build_plain(request.prefix, bundle.tokenizer, bundle.ids, room)
+        return built, max_tokens

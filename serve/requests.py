@@ -1,108 +1,103 @@
-"""What every protocol asks of the completer, and what it gets back."""
+"""The one internal request and reply that every protocol is translated to and from."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from serve.engine.engine import Statistics
 from serve.engine.sampling import Sampling
 from toolchain.contracts.errors import UserError
 
-MAX_TOKENS = 1024
-DEFAULT_MAX_TOKENS = 64
-MAX_STOP_STRINGS = 32
-MAX_STOP_LENGTH = 256
-UNLIMITED = -1
-
-FinishReason = Literal["stop", "length", "cancelled"]
+Finish = Literal["stop", "length", "cancelled"]
+MOST_TOKENS = 512
+MOST_STOPS, LONGEST_STOP = 32, 256
 
 
-class RequestError(UserError):
-    """A request that cannot be answered. `where` names the field, `status` is the HTTP status that fits."""
+class BadRequest(UserError):
+    """A request that cannot be answered; `field` names the part at fault."""
 
-    def __init__(
-        self, message: str, next_step: str = "", *, where: str = "body", status: int = 422, kind: str = "validation"
-    ) -> None:
-        super().__init__(message, next_step)
-        self.where = where
-        self.status = status
-        self.kind = kind
+    def __init__(self, field: str, message: str) -> None:
+        self.field = field
+        super().__init__(f"{field}: {message}")
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """Text around the cursor and how to continue it. Raises RequestError for values that make no sense.
-
-    A `suffix` of None asks for plain continuation, left to right; an empty one says that nothing follows the cursor.
-    """
+    """Text before and after the cursor; without `fill`, `prefix` is simply continued."""
 
     prefix: str
-    suffix: str | None = None
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    """At most this many tokens; -1 is as many as there may be. More than the server's limit is cut to it."""
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
+    suffix: str = ""
+    fill: bool = True
+    max_tokens: int = 64
+    sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
-    seed: int | None = None
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._set("prefix", mend(self.prefix))
-        self._set("suffix", None if self.suffix is None else mend(self.suffix))
-        if self.max_tokens < UNLIMITED:
-            raise RequestError(f"max_tokens is {self.max_tokens}", "Use 0 or more.", where="max_tokens")
-        self._set("max_tokens", MAX_TOKENS if self.max_tokens == UNLIMITED else min(self.max_tokens, MAX_TOKENS))
-        _within("temperature", self.temperature, 0.0, 100.0)
-        _within("top_p", self.top_p, 0.0, 1.0)
-        _within("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        self._set("top_k", max(self.top_k, 0))  # -1 means "off" to several clients
-        if self.seed is not None:
-            self._set("seed", self.seed % 2**64)
-        stop = tuple(mend(text) for text in self.stop if text)
-        if len(stop) > MAX_STOP_STRINGS:
-            raise RequestError(
-                f"there are {len(stop)} stop strings", f"Send {MAX_STOP_STRINGS} at most.", where="stop"
-            )
-        if any(len(text) > MAX_STOP_LENGTH for text in stop):
-            raise RequestError(
-                "a stop string is too long", f"Send {MAX_STOP_LENGTH} characters at most.", where="stop"
-            )
-        self._set("stop", stop)
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_p, self.top_k, self.seed, self.repetition_penalty)
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
-
-
-@dataclass(frozen=True)
-class Timings:
-    first_token_seconds: float = 0.0
-    total_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Completion:
+    """`finish` is why it ended: `stop` (the model or a stop string), `length`, or `cancelled`."""
+
     text: str
-    finish_reason: FinishReason
+    finish: Finish
     prompt_tokens: int
-    cached_tokens: int
-    """How many of the prompt's tokens were in the KV cache."""
-    completion_tokens: int
-    stopped_by_text: bool = False
-    """Whether one of the request's stop strings ended it, rather than a token of the model's."""
-    timings: Timings = field(default_factory=Timings)
+    statistics: Statistics
 
 
-def mend(text: str) -> str:
-    """`text` with lone surrogates replaced: editors that cut by UTF-16 units send half a character at the edge."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def read_text(values: Mapping[str, Any], name: str) -> str:
+    """A string field. Lone surrogates, which JSON can carry and UTF-8 cannot, become U+FFFD."""
+    value = values.get(name)
+    if not isinstance(value, str):
+        raise BadRequest(name, "a string is needed")
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
-        raise RequestError(f"{name} is {value}", f"Use a number from {low:g} to {high:g}.", where=name)
+def read_number(values: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
+    """A number field, or `default` for null and absent; anything outside `low`..`high` is an error."""
+    value = values.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadRequest(name, "a finite number is needed")
+    if not low <= value <= high:
+        raise BadRequest(name, f"{value} is not between {low:g} and {high:g}")
+    return float(value)
+
+
+def read_max_tokens(values: Mapping[str, Any], name: str, default: int) -> int:
+    """A count of tokens: -1 and null mean the default, more than the server allows is cut to that."""
+    value = values.get(name)
+    if value is None or value == -1:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
+        raise BadRequest(name, "a whole number of 1 or more is needed")
+    return min(int(value), MOST_TOKENS)
+
+
+def read_stop(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Stop strings: null, one string or a list."""
+    value = values.get(name)
+    if value is None:
+        return ()
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise BadRequest(name, "a string or a list of strings is needed")
+    if len(stops) > MOST_STOPS or any(len(stop) > LONGEST_STOP for stop in stops):
+        raise BadRequest(name, f"at most {MOST_STOPS} stop strings of {LONGEST_STOP} characters are taken")
+    return tuple(stop for stop in stops if stop)
+
+
+def read_sampling(values: Mapping[str, Any], defaults: Sampling) -> Sampling:
+    """Temperature, top_p, top_k and seed; `do_sample: false` means greedy."""
+    seed = values.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise BadRequest("seed", "a whole number from 0 on is needed")
+    temperature = read_number(values, "temperature", defaults.temperature, 0, 100)
+    return Sampling(
+        temperature=0.0 if values.get("do_sample") is False else temperature,
+        top_p=read_number(values, "top_p", defaults.top_p, 0, 1),
+        top_k=int(read_number(values, "top_k", defaults.top_k, 0, 1e9)),
+        seed=seed,
+    )

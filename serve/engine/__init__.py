@@ -1,1 +1,1 @@
-"""Token ids in, token ids out: sampling, the KV cache's content, and the loop over a runner. Nothing here knows text."""
+"""Running a model: token ids in, token ids out. Nothing here knows of text."""

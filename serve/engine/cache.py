@@ -1,4 +1,4 @@
-"""Which ids the runner's KV cache holds, so that a new prompt can keep what it shares with the last one."""
+"""What the KV cache holds, so that a new prompt computes only what it adds."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from collections.abc import Sequence
 
 
 class CachedIds:
-    """The ids at positions 0, 1, 2 … of the KV cache."""
+    """The ids whose keys and values are in the cache, by position."""
 
     def __init__(self) -> None:
         self._ids: list[int] = []
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
     def reusable(self, prompt: Sequence[int]) -> int:
-        """How many of `prompt`'s first ids need no computing: all but one at most, whose logits are wanted."""
+        """How many leading tokens of `prompt` are cached already; at least one is left, whose logits are needed."""
         limit = min(len(self._ids), len(prompt) - 1)
-        return next((place for place in range(limit) if self._ids[place] != prompt[place]), max(limit, 0))
+        return next((at for at in range(limit) if self._ids[at] != prompt[at]), limit)
 
-    def cut(self, length: int) -> None:
-        """Forget everything from position `length` on."""
-        del self._ids[length:]
+    def write(self, ids: Sequence[int], position: int) -> None:
+        """`ids` are in the cache from `position` on, and nothing behind them."""
+        self._ids[position:] = ids
 
-    def extend(self, ids: Sequence[int]) -> None:
-        self._ids.extend(ids)
+    def forget(self, position: int) -> None:
+        """What lies from `position` on can no longer be relied on."""
+        del self._ids[position:]

@@ -1,144 +1,91 @@
-"""The loop: prefill what the cache lacks, then one token at a time until something ends it."""
+"""Generating tokens: prefill what the cache lacks, then decode one by one."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve.engine.cache import CachedIds
 from serve.engine.runner import Runner
-from serve.engine.sampling import Sampling, pick
-
-Ending = Literal["end_token", "length", "cancelled"]
+from serve.engine.sampling import Sampling, choose
 
 
 @dataclass
 class Statistics:
-    """What one generation cost; filled while it runs."""
+    """What one generation cost, in tokens and seconds."""
 
     reused: int = 0
-    """Prompt tokens that were in the KV cache."""
-
     prefilled: int = 0
-    """Prompt tokens that were computed."""
-
     generated: int = 0
-    """Tokens that were given out."""
-
     first_token_seconds: float = 0.0
-    """From the start to the first token, or to the end if none came."""
-
-    total_seconds: float = 0.0
-
-    ending: Ending = "cancelled"
-    """Why it ended; 'cancelled' also when the caller stopped listening."""
-
-
-def never() -> bool:
-    return False
+    seconds: float = 0.0
 
 
 class Engine:
-    """A runner and what its cache holds. One sequence at a time."""
+    """One runner, one sequence at a time: callers wait for each other."""
 
     def __init__(self, runner: Runner, prefill_chunk: int = 128) -> None:
-        """`prefill_chunk` is the number of prompt tokens between two looks at whether the caller has left."""
-        self._runner = runner
+        self.runner = runner
         self._chunk = prefill_chunk
         self._cached = CachedIds()
-        self._busy = threading.Lock()
-
-    @property
-    def context_size(self) -> int:
-        return self._runner.context_size
+        self._turn = threading.Lock()
 
     def generate(
         self,
-        prompt_ids: Sequence[int],
+        prompt: Sequence[int],
         sampling: Sampling,
         max_tokens: int,
-        end_ids: Collection[int] = (),
-        cancelled: Callable[[], bool] = never,
+        end_ids: frozenset[int],
+        cancelled: Callable[[], bool] = lambda: False,
         statistics: Statistics | None = None,
     ) -> Generator[int, None, None]:
-        """The ids that follow the prompt, without the one of `end_ids` that ended them.
+        """The tokens after `prompt`, until one of `end_ids` (which is not given), `max_tokens` or the context's end.
 
-        Prompt and completion together never exceed the context. With `max_tokens` 0 the prompt is computed all the
-        same, which warms the cache. Raises ValueError for a prompt that is empty or too long, and RuntimeError when
-        another generation is still under way.
+        `cancelled` is asked before every step. Raises ValueError for a prompt that is empty or fills the context.
         """
-        if not 0 < len(prompt_ids) <= self.context_size:
-            raise ValueError(f"{len(prompt_ids)} prompt tokens do not fit a context of {self.context_size}")
-        if not self._busy.acquire(blocking=False):
-            raise RuntimeError("the engine generates one sequence at a time")
-        statistics = statistics or Statistics()
-        begun = time.perf_counter()
-        try:
-            yield from self._generate(prompt_ids, sampling, max_tokens, end_ids, cancelled, statistics, begun)
-        finally:
-            statistics.total_seconds = time.perf_counter() - begun
-            if not statistics.generated:
-                statistics.first_token_seconds = statistics.total_seconds
-            self._busy.release()
-
-    def _generate(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: Sampling,
-        max_tokens: int,
-        end_ids: Collection[int],
-        cancelled: Callable[[], bool],
-        statistics: Statistics,
-        begun: float,
-    ) -> Generator[int, None, None]:
-        logits = self._prefill(prompt_ids, cancelled, statistics)
-        if logits is None:
-            return
-        position = len(prompt_ids)
-        limit = min(max_tokens, self.context_size - position)
-        random = sampling.random()
-        seen = set(prompt_ids) if sampling.repetition_penalty != 1.0 else set()
-        while statistics.generated < limit:
-            if cancelled():
-                return
-            token = pick(logits, sampling, random, seen)
-            if token in end_ids:
-                statistics.ending = "end_token"
-                return
-            statistics.generated += 1
-            if statistics.generated == 1:
-                statistics.first_token_seconds = time.perf_counter() - begun
-            yield token
-            seen.add(token)
-            if statistics.generated < limit:
+        if not 0 < len(prompt) < self.runner.context_size:
+            raise ValueError(f"a prompt of {len(prompt)} tokens does not fit a context of {self.runner.context_size}")
+        count = statistics if statistics is not None else Statistics()
+        draw = np.random.default_rng(sampling.seed)
+        with self._turn:
+            begun = time.monotonic()
+            logits = self._prefill(prompt, count, cancelled)
+            position = len(prompt)
+            while logits is not None and count.generated < max_tokens:
+                token = choose(logits, sampling, draw)
+                count.generated += 1
+                count.seconds = time.monotonic() - begun
+                count.first_token_seconds = count.first_token_seconds or count.seconds
+                if token in end_ids:
+                    return
+                yield token
+                if position >= self.runner.context_size or count.generated >= max_tokens or cancelled():
+                    return
                 logits = self._forward([token], position)
                 position += 1
-        statistics.ending = "length"
 
     def _prefill(
-        self, prompt_ids: Sequence[int], cancelled: Callable[[], bool], statistics: Statistics
+        self, prompt: Sequence[int], count: Statistics, cancelled: Callable[[], bool]
     ) -> NDArray[np.float32] | None:
-        """The logits after the prompt, or None when cancelled."""
-        statistics.reused = position = self._cached.reusable(prompt_ids)
+        """Compute what the cache lacks of `prompt`, in chunks; None when cancelled on the way."""
+        count.reused = self._cached.reusable(prompt)
         logits = None
-        while position < len(prompt_ids):
+        for at in range(count.reused, len(prompt), self._chunk):
             if cancelled():
                 return None
-            chunk = prompt_ids[position : position + self._chunk]
-            logits = self._forward(chunk, position)
-            position += len(chunk)
-            statistics.prefilled += len(chunk)
+            part = prompt[at : at + self._chunk]
+            logits = self._forward(part, at)
+            count.prefilled += len(part)
         return logits
 
     def _forward(self, ids: Sequence[int], position: int) -> NDArray[np.float32]:
-        # Cut before, extend after: should the runner fail in between, nothing half-written is believed.
-        self._cached.cut(position)
-        logits = self._runner.forward(ids, position)
-        self._cached.extend(ids)
+        # Should the runner fail, what it may have overwritten must not count as cached.
+        self._cached.forget(position)
+        logits = self.runner.forward(ids, position)
+        self._cached.write(ids, position)
         return logits

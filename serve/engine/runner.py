@@ -1,4 +1,4 @@
-"""The face of whatever computes logits: compiled code in production, a script in tests."""
+"""The face of whatever runs a model for one sequence."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ from numpy.typing import NDArray
 
 
 class Runner(Protocol):
-    """One sequence with a KV cache that the runner owns."""
+    """A model with a KV cache of `context_size` tokens."""
 
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def context_size(self) -> int:
-        """The number of ids that the KV cache has room for."""
-        ...
+    vocab_size: int
+    context_size: int
 
     def forward(self, ids: Sequence[int], position: int) -> NDArray[np.float32]:
-        """Write `ids` to the KV cache from `position` on; the logits `(V,)` after the last of them.
+        """Write `ids` to the cache from `position` on, and give the logits `[V]` after the last of them.
 
-        Whatever the cache held at `position` and beyond is forgotten, so rolling back is calling with a lower
-        position. Everything below `position` must have been written before.
+        The cache up to `position` is kept; rolling back is calling with a lower one.
         """
         ...
