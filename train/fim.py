@@ -1,91 +1,86 @@
 """Chunk, then fill-in-the-middle: from a file's text to training samples of token ids.
 
 A file is first cut into chunks that fit the sequence; then a chunk becomes, at a given rate, a FIM sample. The other
-way round, cutting FIM samples to length destroys most of them. Cuts fall between any two characters, because a real
+way round, cutting FIM samples to length, destroys most of them. Cuts fall between any two characters, because a real
 cursor stands inside a token; the three parts are tokenized apart.
 Source: Bavarian et al. 2022 (arXiv:2207.14255), section 3; the orders are those of `toolchain/contracts/fim.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import itertools
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from toolchain.contracts.fim import FimIds, Order
+from train.tokenization import TextTokenizer
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-# Three FIM tokens, the end of text, and what tokenizing three parts apart may add.
-RESERVED_TOKENS = 16
+CONTROL_TOKENS = 4
+"""Three of FIM and the end of text."""
+SLACK = 12
+"""Room for the tokens by which parts encoded apart exceed the chunk as a whole: each cut may split a token."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Token ids that are attended to among themselves only, and the bytes of source text in them."""
+    """Token ids that attend to one another and to nothing else."""
 
     ids: list[int]
     text_bytes: int
+    order: Order | None
+    """None for plain text."""
 
 
 @dataclass(frozen=True)
-class Fim:
-    """How samples are made for one base."""
+class Sampler:
+    """How files become samples for one base. Nothing of a file is left out."""
 
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     ids: FimIds
     orders: tuple[Order, ...]
+    length: int
     fim_rate: float
     spm_rate: float
-    sequence_length: int
     seed: int
 
-    def __post_init__(self) -> None:
-        # A control token spelled out in the user's source enters the model as text.
-        self.tokenizer.encode_special_tokens = True
+    def samples(self, text: str, epoch: int, document: int) -> Iterator[Sample]:
+        """The samples of one file. Draws depend on the seed and these numbers alone, so a resumed run repeats them."""
+        chunks = cut(text, self.tokenizer.starts(text), self.length - CONTROL_TOKENS - SLACK)
+        for number, chunk in enumerate(chunks):
+            draw = random.Random(f"{self.seed}/{epoch}/{document}/{number}")
+            yield from self._of_chunk(chunk, number == len(chunks) - 1, draw)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of ordinary text."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+    def _of_chunk(self, chunk: str, last: bool, draw: random.Random) -> Iterator[Sample]:
+        if draw.random() < self.fim_rate:
+            sample = self._infilling(chunk, draw)
+            if len(sample.ids) <= self.length:
+                yield sample
+                return
+        ids = self.tokenizer.encode(chunk)
+        if len(ids) >= self.length and len(chunk) > 1:
+            # Out of its surroundings a chunk may take more tokens than it did within them.
+            half = len(chunk) // 2
+            yield from self._of_chunk(chunk[:half], False, draw)
+            yield from self._of_chunk(chunk[half:], last, draw)
+        else:
+            yield Sample([*ids, self.ids.end_of_text] if last else ids, _size(chunk), None)
 
-    def samples(self, text: str, document: str, epoch: int) -> Iterator[Sample]:
-        """The samples of one file. `document` names it, so that its draws do not depend on the order of files."""
-        name = int.from_bytes(hashlib.sha256(document.encode("utf-8", "surrogatepass")).digest()[:8], "little")
-        pieces = list(self.chunks(text))
-        for number, piece in enumerate(pieces):
-            draw = np.random.default_rng([self.seed, epoch, name, number])
-            yield self._sample(piece, last=number == len(pieces) - 1, draw=draw)
+    def _infilling(self, chunk: str, draw: random.Random) -> Sample:
+        order: Order = self.orders[0]
+        if len(self.orders) > 1:
+            order = "spm" if draw.random() < self.spm_rate else "psm"
+        first, second = sorted((draw.randint(0, len(chunk)), draw.randint(0, len(chunk))))
+        prefix, middle, suffix = map(self.tokenizer.encode, (chunk[:first], chunk[first:second], chunk[second:]))
+        ids = [*self.ids.arrange(order, prefix, suffix), *middle, self.ids.end_of_text]
+        return Sample(ids, _size(chunk), order)
 
-    def chunks(self, text: str) -> Iterator[str]:
-        """Consecutive parts of `text` of at most `sequence_length` tokens each, FIM tokens included. Nothing is lost."""
-        room = self.sequence_length - RESERVED_TOKENS
-        offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
-        begin = 0
-        for token in range(room, len(offsets), room):
-            # A character may be spread over several tokens, which then share its offsets.
-            end = offsets[token][0]
-            if end > begin:
-                yield text[begin:end]
-                begin = end
-        if begin < len(text):
-            yield text[begin:]
 
-    def _sample(self, text: str, last: bool, draw: np.random.Generator) -> Sample:
-        size = len(text.encode("utf-8", "surrogatepass"))
-        if draw.random() >= self.fim_rate or len(text) < 3:
-            ids = self.encode(text) + ([self.ids.end_of_text] if last else [])
-            return Sample(ids[: self.sequence_length], size)
-        first, second = sorted(int(cut) for cut in draw.integers(0, len(text) + 1, size=2))
-        order: Order = "spm" if "spm" in self.orders and draw.random() < self.spm_rate else "psm"
-        if order not in self.orders:
-            order = self.orders[0]
-        prefix, middle, suffix = self.encode(text[:first]), self.encode(text[first:second]), self.encode(text[second:])
-        spare = self.sequence_length - 4 - len(prefix) - len(middle)
-        # Should the parts take more tokens than the chunk did, the far end of the suffix goes.
-        ids = [*self.ids.arrange(order, prefix, suffix[: max(spare, 0)]), *middle, self.ids.end_of_text]
-        return Sample(ids[: self.sequence_length], size)
+def cut(text: str, starts: list[int], tokens: int) -> list[str]:
+    """`text` in consecutive parts of at most `tokens` tokens, where token `i` begins at character `starts[i]`."""
+    edges = sorted({0, *starts[tokens::tokens], len(text)})
+    return [text[begin:end] for begin, end in itertools.pairwise(edges)]
+
+
+def _size(text: str) -> int:
+    return len(text.encode())

@@ -1,72 +1,104 @@
 """Packing samples into sequences without attention across them.
 
-Positions restart at each sample. Transformers' models, called without an attention mask and without a cache, take
-restarting positions as the borders of packed samples and mask attention between them.
+A row of a batch holds several samples. Positions restart at each, and an explicit mask lets a token attend to the
+earlier tokens of its own sample only: not left to what a version of a library makes of restarting positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from train.fim import Sample
 
 IGNORED = -100
-POOL = 64
+OPEN_ROWS = 16
+"""More of them leave less padding, and put off samples for longer."""
+
+Row = list[Sample]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences ready for a model; each tensor is `(B, T)` of int64."""
+    """Rows of packed samples; padding follows the last sample of a row."""
 
-    ids: torch.Tensor
-    positions: torch.Tensor
-    labels: torch.Tensor
+    ids: Tensor  # (B, T) int64
+    positions: Tensor  # (B, T) int64, from 0 in each sample
+    samples: Tensor  # (B, T) int64, the number of the sample in its row
+    targets: Tensor  # (B, T) int64, the next token of the same sample, or IGNORED
     text_bytes: int
 
     @property
     def predicted(self) -> int:
-        """How many tokens the loss is taken over: all but padding and the first of each sample."""
-        return int((self.labels != IGNORED).sum())
+        return int((self.targets != IGNORED).sum())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of samples, padding left out."""
+        return int((self.samples >= 0).sum())
+
+    def attention_mask(self) -> Tensor | None:
+        """Which positions attend to which, `(B, 1, T, T)`; None where plain causal attention is the same."""
+        if bool((self.samples <= 0).all()):
+            return None  # one sample a row, and padding that only follows
+        same = self.samples[:, :, None] == self.samples[:, None, :]
+        return (same & torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril())[:, None]
+
+    def to(self, device: torch.device) -> Batch:
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            samples=self.samples.to(device),
+            targets=self.targets.to(device),
+        )
 
 
-def pack(samples: Iterable[Sample], length: int) -> Iterator[list[Sample]]:
-    """Group samples into sequences of at most `length` tokens; every sample lands in exactly one.
+class Packer:
+    """Puts each sample into the fullest open row with room for it (best fit), and gives up rows that are full."""
 
-    From a pool of waiting samples the longest that still fits is taken, so little is padded.
-    """
-    source = iter(samples)
-    pool: list[Sample] = []
-    while True:
-        while len(pool) < POOL and (sample := next(source, None)) is not None:
-            pool.append(sample)
-        if not pool:
-            return
-        # The oldest sample goes first: none waits for ever, and order stays close to the stream's.
-        sequence, room = [pool[0]], length - len(pool.pop(0).ids)
-        while fitting := [sample for sample in pool if len(sample.ids) <= room]:
-            longest = max(fitting, key=lambda sample: len(sample.ids))
-            pool.remove(longest)
-            sequence.append(longest)
-            room -= len(longest.ids)
-        yield sequence
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.rows: list[Row] = []
+
+    def add(self, sample: Sample) -> Row | None:
+        """Place `sample`; the row that had to be closed for it, if one had to."""
+        closed = None
+        fitting = [row for row in self.rows if self._room(row) >= len(sample.ids)]
+        if fitting:
+            min(fitting, key=self._room).append(sample)
+        else:
+            if len(self.rows) == OPEN_ROWS:
+                closed = min(self.rows, key=self._room)
+                self.rows = [row for row in self.rows if row is not closed]
+            self.rows.append([sample])
+        return closed
+
+    def flush(self) -> list[Row]:
+        rows, self.rows = self.rows, []
+        return rows
+
+    def _room(self, row: Row) -> int:
+        return self.length - sum(len(sample.ids) for sample in row)
 
 
-def collate(sequences: list[list[Sample]], length: int, padding: int) -> Batch:
-    """Sequences of samples as one batch, padded to `length`. Padding is a sample of its own, without loss."""
-    ids = torch.full((len(sequences), length), padding, dtype=torch.int64)
-    positions = torch.zeros((len(sequences), length), dtype=torch.int64)
-    labels = torch.full((len(sequences), length), IGNORED, dtype=torch.int64)
-    for row, sequence in enumerate(sequences):
+def collate(rows: Sequence[Row], padding: int) -> Batch:
+    """Rows as tensors, as long as the longest row."""
+    length = max(sum(len(sample.ids) for sample in row) for row in rows)
+    ids = torch.full((len(rows), length), padding)
+    positions = torch.zeros_like(ids)
+    samples = torch.full_like(ids, -1)
+    targets = torch.full_like(ids, IGNORED)
+    for index, row in enumerate(rows):
         begin = 0
-        for sample in sequence:
+        for number, sample in enumerate(row):
             end = begin + len(sample.ids)
-            ids[row, begin:end] = torch.tensor(sample.ids)
-            positions[row, begin:end] = torch.arange(end - begin)
-            # A sample's first token has no predecessor of its own.
-            labels[row, begin + 1 : end] = ids[row, begin + 1 : end]
+            ids[index, begin:end] = torch.tensor(sample.ids)
+            positions[index, begin:end] = torch.arange(end - begin)
+            samples[index, begin:end] = number
+            targets[index, begin : end - 1] = ids[index, begin + 1 : end]
             begin = end
-        positions[row, begin:] = torch.arange(length - begin)
-    return Batch(ids, positions, labels, sum(sample.text_bytes for sequence in sequences for sample in sequence))
+    return Batch(ids, positions, samples, targets, sum(sample.text_bytes for row in rows for sample in row))

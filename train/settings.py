@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from toolchain.contracts.errors import SettingsError
+
+Method = Literal["lora", "full"]
+Schedule = Literal["cosine", "constant"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+LEARNING_RATES: dict[str, float] = {"lora": 5e-4, "full": 5e-5}
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The defaults are the reference recipe's for a LoRA on starcoderbase-1b."""
+    """The defaults are the reference recipe's for starcoderbase-1b."""
 
-    method: Literal["lora", "full"] = "lora"
-    """What is trained: `lora` (an adapter) or `full` (every weight)."""
+    method: Method = "lora"
+    """What is trained: lora (an adapter) or full (every weight, which gives a checkpoint)."""
 
     sequence_length: int = 2048
-    """Tokens in a training sequence; documents are cut into chunks that fit it."""
+    """Tokens in a training sequence, never more than the model's context; files are cut into chunks that fit."""
 
     max_steps: int = 2000
-    """Optimizer steps."""
+    """Optimizer steps at most."""
+
+    max_epochs: float = 4.0
+    """Passes over the dataset at most: a small one is not learnt by heart."""
 
     batch_size: int = 8
     """Sequences in one forward pass."""
@@ -27,20 +36,26 @@ class TrainSettings:
     gradient_accumulation: int = 2
     """Forward passes in one optimizer step."""
 
-    learning_rate: float = 5e-4
-    """The highest learning rate, reached after the warm-up; a cosine takes it down to zero."""
+    learning_rate: float | None = None
+    """The highest learning rate; 5e-4 for lora and 5e-5 for full unless given."""
 
     warmup_steps: int = 30
     """Steps over which the learning rate rises from zero."""
 
+    schedule: Schedule = "cosine"
+    """What the learning rate does after the warm-up: cosine (down to zero) or constant."""
+
     weight_decay: float = 0.01
     """AdamW's weight decay, on matrices only."""
 
+    max_gradient_norm: float = 1.0
+    """Gradients with a larger norm are scaled down to it."""
+
     fim_rate: float = 0.5
-    """The share of chunks that are made into fill-in-the-middle samples."""
+    """The share of chunks that become fill-in-the-middle samples."""
 
     spm_rate: float = 0.5
-    """The share of those that are in suffix-prefix-middle order, where the base knows it."""
+    """The share of those that have the suffix first, where the base knows both orders."""
 
     lora_rank: int = 8
     """The rank of the adapter's matrices."""
@@ -49,10 +64,10 @@ class TrainSettings:
     """The adapter's output is scaled by alpha / rank."""
 
     lora_dropout: float = 0.0
-    """Dropout before the adapter."""
+    """Dropout before the adapter's matrices."""
 
     lora_target: tuple[str, ...] = ()
-    """A layer to adapt, by the end of its name; may be given more than once. The architecture's own list unless given."""
+    """A layer to adapt, by the end of its name; may be given more than once. Otherwise the architecture's list."""
 
     evaluate_every: int = 100
     """Steps between evaluations on held-out files; the start and the end are always evaluated."""
@@ -60,21 +75,49 @@ class TrainSettings:
     evaluate_sequences: int = 64
     """Held-out sequences in an evaluation."""
 
+    patience: int = 5
+    """Evaluations in a row without a better held-out loss after which training ends. The best weights are kept."""
+
     save_every: int = 50
-    """Steps between the saved states that an interrupted run resumes from."""
+    """Steps between the states that an interrupted run resumes from."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, with less memory."""
 
+    dtype: Dtype = "auto"
+    """Arithmetic in float32 or bfloat16; auto is bfloat16 where the device has instructions for it."""
+
     seed: int = 0
-    """Decides the order of documents, the cuts and the first weights of the adapter."""
+    """Decides the order of files, the cuts, dropout and the adapter's first weights."""
 
     def __post_init__(self) -> None:
-        if self.method not in ("lora", "full"):
-            raise SettingsError(f"--method {self.method} is not known", "Use lora or full.")
-        _check_common(self)
-        if self.lora_rank < 1 or self.lora_alpha < 1 or not 0 <= self.lora_dropout < 1:
-            raise SettingsError("--lora-rank and --lora-alpha must be 1 or more, --lora-dropout from 0 to below 1")
+        for name, words in (("method", Method), ("schedule", Schedule), ("dtype", Dtype)):
+            if getattr(self, name) not in get_args(words):
+                known = ", ".join(get_args(words))
+                raise SettingsError(f"--{name} {getattr(self, name)!r} is not known", f"Use one of: {known}.")
+        _whole("sequence_length", self.sequence_length, 64)
+        for name in ("max_steps", "batch_size", "gradient_accumulation", "evaluate_every", "evaluate_sequences"):
+            _whole(name, getattr(self, name), 1)
+        for name in ("patience", "save_every", "lora_rank", "lora_alpha"):
+            _whole(name, getattr(self, name), 1)
+        for name in ("warmup_steps", "seed"):
+            _whole(name, getattr(self, name), 0)
+        for name in ("fim_rate", "spm_rate"):
+            _number(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        _number("lora_dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "from 0 to below 1")
+        _number("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        for name in ("max_epochs", "max_gradient_norm"):
+            _number(name, getattr(self, name), getattr(self, name) > 0, "above 0")
+        if self.learning_rate is not None:
+            _number("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
+        if self.method == "full" and self.lora_target:
+            raise SettingsError("--lora-target has no effect with --method full", "Leave it out, or use lora.")
+        object.__setattr__(self, "lora_target", tuple(self.lora_target))
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The highest learning rate: the given one, or the method's own."""
+        return self.learning_rate if self.learning_rate is not None else LEARNING_RATES[self.method]
 
 
 @dataclass(frozen=True)
@@ -91,76 +134,80 @@ class ScratchSettings:
     """Transformer blocks."""
 
     context_size: int = 1024
-    """Positions the model has; it learns those that training sequences reach."""
+    """Positions that the model has, and tokens in a training sequence, so that every position is learnt."""
 
-    sequence_length: int = 512
-    """Tokens in a training sequence."""
-
-    max_steps: int = 400
+    max_steps: int = 300
     """Optimizer steps."""
 
-    batch_size: int = 8
+    batch_size: int = 2
     """Sequences in one optimizer step."""
 
     learning_rate: float = 2e-3
-    """The highest learning rate."""
+    """The highest learning rate; a cosine takes it down to zero."""
 
     warmup_steps: int = 20
     """Steps over which the learning rate rises from zero."""
 
-    weight_decay: float = 0.01
-    """AdamW's weight decay, on matrices only."""
-
-    fim_rate: float = 0.5
-    """The share of chunks that are made into fill-in-the-middle samples."""
-
-    spm_rate: float = 0.5
-    """The share of those that are in suffix-prefix-middle order."""
-
     evaluate_every: int = 100
     """Steps between evaluations on held-out files."""
 
-    evaluate_sequences: int = 32
+    evaluate_sequences: int = 24
     """Held-out sequences in an evaluation."""
 
-    save_every: int = 50
-    """Steps between the saved states that an interrupted run resumes from."""
-
     seed: int = 0
-    """Decides the first weights, the order of documents and the cuts."""
+    """Decides the first weights, the order of files and the cuts."""
 
     def __post_init__(self) -> None:
-        _check_common(self)
-        if self.hidden_size < 64 or self.hidden_size % 64:
-            raise SettingsError(f"hidden-size {self.hidden_size} in [scratch] must be a multiple of 64")
-        if self.vocabulary < 512 or self.layers < 1:
-            raise SettingsError("[scratch] needs a vocabulary of 512 or more and at least one layer")
-        if self.sequence_length > self.context_size:
-            raise SettingsError("sequence-length in [scratch] is greater than context-size", "Raise context-size.")
+        _whole("vocabulary", self.vocabulary, 512)
+        _whole("hidden_size", self.hidden_size, 64)
+        _whole("layers", self.layers, 1)
+        if self.hidden_size % 64:
+            raise SettingsError(
+                f"--hidden-size {self.hidden_size} is not a multiple of 64", "The heads of the model have 64 channels."
+            )
+        _whole("context_size", self.context_size, 64)
+        self.training()
+
+    def training(self) -> TrainSettings:
+        """How the model is trained: every weight, from random ones, in the plain float32 of a processor."""
+        return TrainSettings(
+            method="full",
+            sequence_length=self.context_size,
+            max_steps=self.max_steps,
+            max_epochs=100.0,
+            batch_size=self.batch_size,
+            gradient_accumulation=1,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            evaluate_every=self.evaluate_every,
+            evaluate_sequences=self.evaluate_sequences,
+            seed=self.seed,
+        )
 
 
 FOR_SCRATCH: dict[str, Any] = {
-    "sequence_length": 512,
-    "max_steps": 150,
+    "sequence_length": 1024,
+    "max_steps": 60,
+    "batch_size": 2,
     "gradient_accumulation": 1,
-    "learning_rate": 2e-3,
+    "learning_rate": 1e-3,
     "warmup_steps": 10,
-    "lora_rank": 32,
-    "lora_alpha": 64,
-    "evaluate_every": 50,
-    "evaluate_sequences": 32,
+    "lora_rank": 16,
+    "evaluate_every": 20,
+    "evaluate_sequences": 24,
 }
 """Defaults of `TrainSettings` that change when the base is `scratch`: sized for that model and two cores."""
 
 
-def _check_common(settings: TrainSettings | ScratchSettings) -> None:
-    for name in ("sequence_length", "max_steps", "batch_size", "evaluate_every", "evaluate_sequences", "save_every"):
-        if getattr(settings, name) < 1:
-            raise SettingsError(f"--{name.replace('_', '-')} {getattr(settings, name)} is below 1")
-    if settings.sequence_length < 64:
-        raise SettingsError(f"--sequence-length {settings.sequence_length} is too short", "Use 64 or more.")
-    for name in ("fim_rate", "spm_rate"):
-        if not 0 <= getattr(settings, name) <= 1:
-            raise SettingsError(f"--{name.replace('_', '-')} {getattr(settings, name)} is not between 0 and 1")
-    if settings.learning_rate <= 0 or settings.weight_decay < 0 or settings.warmup_steps < 0:
-        raise SettingsError("--learning-rate must be above 0, --weight-decay and --warmup-steps not below 0")
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise SettingsError(f"{_flag(name)} cannot be {value!r}", f"Use a whole number of {least} or more.")
+
+
+def _number(name: str, value: object, holds: bool, allowed: str) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not holds:
+        raise SettingsError(f"{_flag(name)} cannot be {value!r}", f"Use a number {allowed}.")

@@ -1,66 +1,102 @@
-"""From a dataset folder to batches, in an order that the seed decides."""
+"""From texts to an endless stream of batches, in an order that the seed decides.
+
+Every epoch has its own order and its own cuts. The stream's place is small (the epoch, a number of files, and the
+samples that wait in open rows), so a resumed run goes on at once and with the same batches.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from pathlib import Path
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from toolchain.contracts.errors import ArtifactError
-from train.fim import Fim, Sample
-from train.packing import Batch, collate, pack
+from train.fim import Sample, Sampler
+from train.packing import Batch, Packer, Row, collate
 
-SHUFFLE_BUFFER = 2000
-
-
-def open_split(dataset: Path, split: str) -> Any:
-    """One split as a stream of rows. Raises ArtifactError when the folder has no such split."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        return datasets.load_dataset(str(dataset), split=split, streaming=True)
-    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{dataset} has no readable split '{split}' ({reason})", "Collect it again.") from None
+HELD_OUT_DRAW = "held-out"
 
 
-def texts(dataset: Path, split: str) -> Iterator[str]:
-    """The files of a split in their stored order."""
-    return (row["content"] for row in open_split(dataset, split))
+@dataclass(frozen=True)
+class Place:
+    """Where a stream stands: files read of an epoch, and the rows that are full or still open."""
+
+    epoch: int
+    files: int
+    ready: list[Row]
+    open: list[Row]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Place:
+        ready, rows = ([[Sample(**s) for s in row] for row in content[name]] for name in ("ready", "open"))
+        return cls(content["epoch"], content["files"], ready, rows)
 
 
-def training_batches(dataset: Path, fim: Fim, batch_size: int) -> Iterator[Batch]:
-    """Endless batches: every epoch has its own order and its own cuts."""
-    rows = open_split(dataset, "train").shuffle(seed=fim.seed, buffer_size=SHUFFLE_BUFFER)
+class BatchStream:
+    def __init__(self, texts: Sequence[str], sampler: Sampler, batch_size: int) -> None:
+        self._texts = texts
+        self._sampler = sampler
+        self._batch_size = batch_size
+        self._packer = Packer(sampler.length)
+        self._ready: list[Row] = []
+        self._epoch = 0
+        self._files = 0
+        self._order = self._order_of(0)
 
-    def samples() -> Iterator[Sample]:
-        for epoch in itertools.count():
-            rows.set_epoch(epoch)
-            empty = True
-            for row in rows:
-                for sample in fim.samples(row["content"], f"{row['repository']}\0{row['path']}", epoch):
-                    empty = False
-                    yield sample
-            if empty:
-                raise ArtifactError(f"{dataset} has no text to train on", "Collect other repositories.")
+    def next(self) -> Batch:
+        while len(self._ready) < self._batch_size:
+            for sample in self._read_file():
+                if row := self._packer.add(sample):
+                    self._ready.append(row)
+        rows, self._ready = self._ready[: self._batch_size], self._ready[self._batch_size :]
+        return collate(rows, self._sampler.ids.end_of_text)
 
-    sequences = pack(samples(), fim.sequence_length)
-    while True:
-        yield collate(list(itertools.islice(sequences, batch_size)), fim.sequence_length, fim.ids.end_of_text)
+    def place(self) -> Place:
+        # Samples never change, but rows grow.
+        return Place(self._epoch, self._files, list(self._ready), [list(row) for row in self._packer.rows])
+
+    def resume(self, place: Place) -> None:
+        """Go on from a place of a stream over the same texts with the same settings."""
+        self._epoch, self._files, self._ready = place.epoch, place.files, list(place.ready)
+        self._packer.rows = [list(row) for row in place.open]
+        self._order = self._order_of(self._epoch)
+
+    def _read_file(self) -> Iterator[Sample]:
+        if self._files == len(self._order):
+            self._epoch, self._files = self._epoch + 1, 0
+            self._order = self._order_of(self._epoch)
+        document = self._order[self._files]
+        self._files += 1
+        return self._sampler.samples(self._texts[document], self._epoch, document)
+
+    def _order_of(self, epoch: int) -> list[int]:
+        order = list(range(len(self._texts)))
+        random.Random(f"{self._sampler.seed}/order/{epoch}").shuffle(order)
+        return order
 
 
-def heldout_batches(dataset: Path, fim: Fim, batch_size: int, sequences: int) -> list[Batch]:
-    """At most `sequences` packed sequences of held-out files, the same at every call. They are spread over the files."""
-    rows = open_split(dataset, "heldout").shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
-    samples = (
-        sample
-        for row in rows
-        for sample in fim.samples(row["content"], f"{row['repository']}\0{row['path']}", epoch=0)
-    )
-    packed = list(itertools.islice(pack(samples, fim.sequence_length), sequences))
-    if not packed:
-        raise ArtifactError(f"{dataset} has no held-out text", "Collect more files, or raise --heldout-fraction.")
-    starts = range(0, len(packed), batch_size)
-    return [collate(packed[at : at + batch_size], fim.sequence_length, fim.ids.end_of_text) for at in starts]
+def held_out_batches(texts: Sequence[str], sampler: Sampler, batch_size: int, rows: int) -> list[Batch]:
+    """The same at most `rows` rows at every call, from files chosen at random but once and for all."""
+    order = list(range(len(texts)))
+    random.Random(HELD_OUT_DRAW).shuffle(order)
+    packer, closed = Packer(sampler.length), list[Row]()
+    for document in order:
+        for sample in sampler.samples(texts[document], 0, document):
+            if row := packer.add(sample):
+                closed.append(row)
+        if len(closed) >= rows:
+            break
+    chosen = [*closed, *packer.flush()][:rows]
+    padding = sampler.ids.end_of_text
+    return [collate(chosen[at : at + batch_size], padding) for at in range(0, len(chosen), batch_size)]
+
+
+def tokens_in(texts: Sequence[str], sampler: Sampler, files: int = 200) -> int:
+    """About how many tokens all texts have: bytes are counted, tokens a byte measured on evenly spaced files."""
+    sizes = [len(text.encode()) for text in texts]
+    chosen = range(0, len(texts), max(1, len(texts) // files))
+    tokens = sum(len(sampler.tokenizer.encode(texts[index])) for index in chosen)
+    return round(sum(sizes) * tokens / max(1, sum(sizes[index] for index in chosen)))

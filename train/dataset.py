@@ -1,0 +1,36 @@
+"""Reading a dataset folder: its Parquet files, memory-mapped, by row.
+
+The files are named to the library one by one: nothing else in the folder is looked at, so nothing of it can run,
+and no network is asked. The memory-mapped copy lies in the run's own work folder and goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+from toolchain.contracts.errors import ArtifactError
+
+Split = Literal["train", "heldout"]
+
+
+def open_texts(dataset: Path, split: Split, cache: Path) -> Sequence[str]:
+    """The files of a split as texts, by index. Raises ArtifactError when they cannot be read or there are none."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    files = sorted(str(path) for path in (dataset / "data").glob(f"{split}-*.parquet"))
+    again = "Collect the dataset again."
+    if not files:
+        raise ArtifactError(f"{dataset} has no data/{split}-*.parquet", again)
+    try:
+        rows = datasets.load_dataset(
+            "parquet", data_files={split: files}, split=split, columns=["content"], cache_dir=str(cache)
+        )
+    except Exception as error:  # pyarrow's, fsspec's and datasets' own errors have no common base
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ArtifactError(f"the {split} split of {dataset} cannot be read ({reason})", again) from None
+    if not any(text for text in rows["content"]):
+        raise ArtifactError(f"the {split} split of {dataset} holds no text", again)
+    return cast("Sequence[str]", rows["content"])
