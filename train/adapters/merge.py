@@ -1,0 +1,164 @@
+"""Merging a LoRA adapter into its base in 16 bits, one shard of the base at a time.
+
+W' = W + scale · B · A in float32 (Hu et al. 2021, arXiv:2106.09685), rounded once. Never into a quantized base:
+that destroys what was learnt, so quantization comes after.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.contracts import manifest
+from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.manifest import Draft, Parent
+from toolchain.contracts.progress import Progress
+from toolchain.contracts.stage import Plan
+from train import weight_files
+from train.adapters.peft_folder import DOWN, UP, Adapter, open_adapter
+from train.bases import CONFIG_FILES, Base, fingerprint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RECIPE = 1
+
+
+def plan_merge(adapter: Path, base: Base) -> Plan:
+    """The checkpoint that `adapter` and `base` make together: the base's shards and names, in 16 bits.
+
+    Raises ArtifactError when the adapter was trained on another base or does not fit this one. An adapter from
+    elsewhere, without a manifest, is taken by its fingerprint.
+    """
+    opened = open_adapter(adapter)
+    parents = (Parent(kind="adapter", digest=_digest(adapter, base), role="adapter"), base.parent)
+    headers = weight_files.read_headers(base.folder)
+    _check_fit(opened, headers, base)
+
+    def write(draft: Draft, work: Path, progress: Progress) -> None:
+        from train.models import copy_tokenizer
+
+        shards = weight_files.shards(base.folder)
+        progress.start("Merging", len(shards), "shards")
+        for shard in shards:
+            _merge_shard(shard, draft.path / shard.name, opened)
+            progress.advance()
+        progress.finish()
+        dtype = "bfloat16" if any(weight.dtype == "BF16" for weight in headers.values()) else "float16"
+        _copy_index(base.folder, draft.path)
+        _copy_config(base.folder, draft.path, dtype)
+        copy_tokenizer(base.folder, draft.path)
+        draft.facts |= {
+            "name": base.name,
+            "family": base.facts.family,
+            "parameters": base.facts.parameters,
+            "context_size": base.facts.context_size,
+            "fim": base.spec.to_json(),
+            "dtype": dtype,
+            "merged_layers": len(opened.updates),
+        }
+
+    return Plan(kind="checkpoint", recipe=RECIPE, parents=parents, settings={}, write=write)
+
+
+def to_16_bits(name: str, weight: Tensor) -> Tensor:
+    """bfloat16 stays, every other float becomes float16. Raises ArtifactError for NaN and for overflow, by name."""
+    import torch
+
+    if not weight.is_floating_point():
+        return weight
+    if not bool(weight.isfinite().all()):
+        raise ArtifactError(f"{name} holds NaN or infinity", "Train again, or fetch the base again.")
+    if weight.dtype == torch.bfloat16:
+        return weight
+    narrow = weight.to(torch.float16)
+    if not bool(narrow.isfinite().all()):
+        raise ArtifactError(
+            f"{name} holds {float(weight.abs().max()):g}, which is beyond float16", "Use a base in bfloat16."
+        )
+    return narrow
+
+
+def merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """`weight (N, K)` plus `scale` times `up (N, r)` times `down (r, K)`, in float32."""
+    return weight.float() + scale * (up.float() @ down.float())
+
+
+def _digest(adapter: Path, base: Base) -> str:
+    if not manifest.is_whole(adapter):
+        return fingerprint(adapter)
+    known = manifest.read(adapter, "adapter")
+    trained_on = next((parent.digest for parent in known.parents if parent.role == "base"), None)
+    if trained_on != base.digest:
+        raise ArtifactError(
+            f"{adapter} was trained on {known.facts.get('name', 'another base')} with the digest "
+            f"{str(trained_on)[:12]}, and {base.name} has {base.digest[:12]}",
+            "Give the very base that it was trained on.",
+        )
+    return known.digest
+
+
+def _check_fit(adapter: Adapter, headers: dict[str, weight_files.Weight], base: Base) -> None:
+    for name, update in adapter.updates.items():
+        if name not in headers:
+            raise ArtifactError(
+                f"{adapter.folder} changes {name}, which {base.name} does not have",
+                "Give the base that the adapter was trained on.",
+            )
+        if headers[name].shape != (update.rows, update.columns):
+            raise ArtifactError(
+                f"{adapter.folder} has a {name} of {update.rows} x {update.columns}, and {base.name} one of "
+                f"{' x '.join(map(str, headers[name].shape))}",
+                "Give the base that the adapter was trained on.",
+            )
+
+
+def _merge_shard(source: Path, out: Path, adapter: Adapter) -> None:
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    with safe_open(source, framework="pt") as shard, safe_open(adapter.weights, framework="pt") as changes:
+        metadata = shard.metadata() or {}
+        for name in shard.keys():  # noqa: SIM118  # not a dict
+            weight = shard.get_tensor(name)
+            dtype = torch.bfloat16 if weight.dtype == torch.bfloat16 else torch.float16
+            if update := adapter.updates.get(name):
+                down, up = (changes.get_tensor(update.stem + part) for part in (DOWN, UP))
+                for part, matrix in ((DOWN, down), (UP, up)):
+                    if not bool(matrix.isfinite().all()):
+                        raise ArtifactError(f"{update.stem}{part} holds NaN or infinity", "Train the adapter again.")
+                weight = merged(weight, down, up, update.scale)
+                # Rounding to bfloat16 cannot overflow unless the sum itself did, which is refused below.
+                weight = weight.to(dtype) if dtype == torch.bfloat16 else weight
+            tensors[name] = to_16_bits(name, weight)
+    save_file(tensors, out, metadata={**metadata, "format": "pt"})
+
+
+def _copy_index(base: Path, out: Path) -> None:
+    """The shards keep their names and tensors; only the total size changes."""
+    source = base / weight_files.INDEX
+    if source.is_file():
+        index: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+        total = 0
+        for shard in weight_files.shards(base):
+            with (out / shard.name).open("rb") as stream:
+                total += (out / shard.name).stat().st_size - 8 - int.from_bytes(stream.read(8), "little")
+        index["metadata"] = {**index.get("metadata", {}), "total_size": total}
+        _write_json(out / source.name, index)
+
+
+def _copy_config(base: Path, out: Path, dtype: str) -> None:
+    for name in CONFIG_FILES[1:]:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, out / name)
+    config: dict[str, Any] = json.loads((base / CONFIG_FILES[0]).read_text(encoding="utf-8"))
+    named = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+    _write_json(out / CONFIG_FILES[0], config | dict.fromkeys(named, dtype))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,164 @@
+"""The model that training starts from: a whole checkpoint in Hugging Face's layout, known by its digest.
+
+Nothing of a base is executed and nothing of it is unpickled: weights are safetensors, architectures are ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.contracts import architectures, fim, manifest
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.errors import ArtifactError, UnsupportedArchitecture, UserError
+from toolchain.contracts.fim import FimSpec
+from toolchain.contracts.manifest import Parent, sha256_of
+from train import weight_files
+from train.tokenization import open_text_tokenizer
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+CONFIG_FILES = ("config.json", "generation_config.json")
+FLOATS = ("F64", "F32", "F16", "BF16")
+FINGERPRINTS = "fingerprints.json"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint on this machine. `name` is what people call it, never a path."""
+
+    folder: Path
+    name: str
+    digest: str
+    facts: Architecture
+    spec: FimSpec
+
+    @property
+    def parent(self) -> Parent:
+        return Parent(kind="checkpoint", digest=self.digest, role="base")
+
+
+def open_base(spec: str, cache: Path) -> Base:
+    """The base that `spec` names: a checkpoint of ours, a Hugging Face folder, or a hub id, which is fetched.
+
+    Raises UserError when it cannot be had, ArtifactError when it is not whole, UnsupportedArchitecture, and
+    FimTokenError when it cannot fill in the middle.
+    """
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        return _open(folder.resolve(), folder.resolve().name, cache)
+    if folder.exists() or not HUB_ID.fullmatch(spec):
+        raise UserError(
+            f"the base {spec} is neither a folder nor a hub id", "Name a checkpoint folder, or a hub id: OWNER/MODEL."
+        )
+    return _open(_fetch(spec), spec, cache)
+
+
+def _open(folder: Path, name: str, cache: Path) -> Base:
+    ours = manifest.read(folder, "checkpoint") if manifest.is_whole(folder) else None
+    if (folder / "adapter_config.json").is_file():
+        raise ArtifactError(f"{folder} is an adapter, not a base", "Merge it into its base first, or name that base.")
+    facts = _architecture(folder)
+    if facts.config.get("quantization_config"):
+        raise ArtifactError(f"the base {name} is quantized", "Use its 16-bit weights; quantization comes after.")
+    _check_weights(folder)
+    spec = _fim(folder, facts)
+    if ours is None:
+        return Base(folder, name, fingerprint(folder, cache / FINGERPRINTS), facts, spec)
+    if "fim" in ours.facts:
+        spec = FimSpec(**ours.facts["fim"])
+    return Base(folder, str(ours.facts.get("name", name)), ours.digest, facts, spec)
+
+
+def _architecture(folder: Path) -> Architecture:
+    try:
+        return architectures.read(folder)
+    except UnsupportedArchitecture as error:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "auto_map" in config:
+            raise UnsupportedArchitecture(
+                f"{folder} asks to run code of its own, and {error.message[0].lower()}{error.message[1:]}",
+                f"No code of a model is ever run. {error.next_step}",
+            ) from None
+        raise
+
+
+def _check_weights(folder: Path) -> None:
+    for name, weight in weight_files.read_headers(folder).items():
+        if weight.dtype not in FLOATS and name.endswith(".weight"):
+            raise ArtifactError(
+                f"{folder} holds {name} as {weight.dtype}", "Use a checkpoint with 16- or 32-bit float weights."
+            )
+
+
+def _fim(folder: Path, facts: Architecture) -> FimSpec:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ArtifactError(f"{folder} has no tokenizer.json", "Save the tokenizer in its fast form there.")
+    tokenizer = open_text_tokenizer(folder, ()).tokenizer
+    spec = fim.detect(tokenizer.token_to_id, where=str(path))
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= facts.vocab_size:
+        raise ArtifactError(
+            f"{path} has the token id {highest}, and the model only {facts.vocab_size} entries",
+            "Use the tokenizer that belongs to the weights.",
+        )
+    return spec
+
+
+def _fetch(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    wanted = [weight_files.SINGLE, weight_files.INDEX, "model-*.safetensors", *CONFIG_FILES, *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # OSError: offline and not in the hub's cache
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"the base {name} cannot be fetched from the model hub ({reason})",
+            "Check its name and the network, or name a folder that holds the checkpoint.",
+        ) from None
+
+
+def fingerprint(folder: Path, memory: Path | None = None) -> str:
+    """One hash over the weights, configuration and tokenizer in a foreign folder, which is never written to.
+
+    The file `memory` remembers hashes by path, size and time, so that a large base is read once.
+    """
+    known: dict[str, str] = _read_memory(memory) if memory else {}
+    before = dict(known)
+    named = (*CONFIG_FILES, *TOKENIZER_FILES, weight_files.INDEX, "adapter_config.json")
+    files = {}
+    for path in sorted({*folder.glob("*.safetensors"), *(folder / name for name in named)}):
+        if path.is_file():
+            state = path.stat()
+            seen = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
+            files[path.name] = known.setdefault(seen, "") or sha256_of(path)
+            known[seen] = files[path.name]
+    if memory and known != before:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_text(memory, json.dumps(known, indent=0))
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _read_memory(memory: Path) -> dict[str, str]:
+    """What was remembered; nothing when the file is damaged, because it only saves time."""
+    try:
+        content = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,117 @@
+"""Opening a base's model for training, giving it an adapter, and writing what was trained in the usual layouts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toolchain.contracts.errors import ArtifactError, SettingsError
+from train.bases import TOKENIZER_FILES
+from train.settings import Dtype, TrainSettings
+
+SHARD_BYTES = 4 << 30
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def arithmetic(wanted: Dtype, device: torch.device) -> torch.dtype:
+    """The dtype to compute in. A processor without instructions for bfloat16 is many times slower with it."""
+    if wanted != "auto":
+        return torch.float32 if wanted == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if _processor_has_bfloat16() else torch.float32
+
+
+def open_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """The causal language model of a checkpoint, with weights in `dtype`."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ArtifactError(f"{folder} cannot be loaded ({reason})", "Fetch or write the checkpoint again.") from None
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # Left alone, they would be filled with random numbers.
+        raise ArtifactError(f"{folder} lacks the weight {missing[0]}", "Fetch or write the checkpoint again.")
+    return model.to(device)
+
+
+def with_adapter(model: Any, settings: TrainSettings, targets: Sequence[str], base_name: str) -> Any:
+    """The model with a fresh LoRA on the layers called `targets` (Hu et al. 2021, arXiv:2106.09685)."""
+    from peft import LoraConfig, get_peft_model
+
+    matched = adapted_layers(model, targets)
+    unmatched = [name for name in settings.lora_target if not matched[name]]
+    if unmatched or not matched.total():
+        known = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise SettingsError(
+            f"--lora-target: no layer of {base_name} is called {', '.join(unmatched or targets)}",
+            f"It has: {', '.join(known)}.",
+        )
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=[name for name in targets if matched[name]],
+    )
+    torch.manual_seed(settings.seed)
+    adapted = get_peft_model(model, config)
+    # PEFT notes the folder that the model was loaded from, which means nothing on another machine.
+    adapted.peft_config["default"].base_model_name_or_path = base_name
+    return adapted
+
+
+def adapted_layers(model: Any, targets: Sequence[str]) -> Counter[str]:
+    """How many linear layers of the model each target names."""
+    names = (name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return Counter(name for name in names if name in targets)
+
+
+def write_adapter(model: Any, out: Path) -> None:
+    """PEFT's own layout. Its lists are sets in memory, so they are sorted: the same training writes the same bytes."""
+    model.save_pretrained(out, save_embedding_layers=False)
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's card is a form that nobody filled in
+    path = out / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_checkpoint(model: Any, tokenizer: Path, out: Path) -> None:
+    """Hugging Face's own layout: the model's weights and configuration, and the tokenizer files of a folder."""
+    model.save_pretrained(out, max_shard_size=SHARD_BYTES)
+    copy_tokenizer(tokenizer, out)
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+
+
+def _processor_has_bfloat16() -> bool:
+    capability = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capability.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,0 +1,125 @@
+"""The base called `scratch`: a small GPTBigCode model with a tokenizer of its own, grown on the dataset in minutes.
+
+It needs no model hub. What can be learnt in minutes is little; it shows the whole road, and any other base goes the
+same way. Random weights and tokenizer are first written as a checkpoint, which is then trained like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from toolchain.contracts import architectures, fim, manifest
+from toolchain.contracts import settings as contract_settings
+from toolchain.contracts.manifest import Draft, Parent
+from toolchain.contracts.progress import Progress
+from toolchain.contracts.stage import Plan
+from train.settings import ScratchSettings
+
+RECIPE = 1
+NAME = "scratch"
+HEAD_SIZE = 64
+TOKENIZER_CHARACTERS = 20_000_000
+"""Text enough for a small vocabulary; more would only take time."""
+
+
+def plan_scratch(dataset: Path, settings: ScratchSettings) -> Plan:
+    """A checkpoint in float32, trained from random weights on `dataset` with the FIM objective."""
+    parents = (Parent(kind="dataset", digest=manifest.read(dataset, "dataset").digest, role="dataset"),)
+    plain = contract_settings.to_json(settings)
+    key = manifest.key_of("checkpoint", RECIPE, parents, plain)
+
+    def write(draft: Draft, work: Path, progress: Progress) -> None:
+        from train import models
+        from train.dataset import open_texts
+        from train.fine_tune import open_states, train_fully
+
+        states = open_states(work, key, progress)
+        seedling = work / "seedling"
+        seedling.mkdir(exist_ok=True)
+        progress.start("Training a tokenizer")
+        train_tokenizer(open_texts(dataset, "train", states.cache), settings, seedling)
+        progress.finish()
+        make_model(settings, seedling)
+        facts = architectures.read(seedling)
+        progress.say(f"{facts.parameters / 1e6:.1f} million parameters, {facts.vocab_size} tokens")
+        draft.facts |= {"name": NAME, "method": NAME}
+        training = settings.training()
+        model = train_fully(seedling, facts, fim.STARCODER, dataset, training, states, draft, progress)
+        models.write_checkpoint(model, seedling, draft.path)
+
+    return Plan(kind="checkpoint", recipe=RECIPE, parents=parents, settings=plain, write=write)
+
+
+def make_model(settings: ScratchSettings, folder: Path) -> None:
+    """Write a GPTBigCode checkpoint with seeded random weights for the tokenizer in `folder`."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    end = tokenizer.token_to_id(fim.STARCODER.end_of_text)
+    config = GPTBigCodeConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        n_positions=settings.context_size,
+        n_embd=settings.hidden_size,
+        n_layer=settings.layers,
+        n_head=settings.hidden_size // HEAD_SIZE,
+        n_inner=4 * settings.hidden_size,
+        activation_function="gelu_pytorch_tanh",
+        multi_query=True,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+        dtype="float32",
+    )
+    torch.manual_seed(settings.seed)
+    GPTBigCodeForCausalLM(config).save_pretrained(folder)
+
+
+def train_tokenizer(texts: Sequence[str], settings: ScratchSettings, folder: Path) -> None:
+    """Write a byte-level BPE tokenizer, with StarCoder's special tokens first and its way of splitting text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    spec = fim.STARCODER
+    special = [spec.end_of_text, spec.prefix, spec.middle, spec.suffix, str(spec.pad)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocabulary,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_sample(texts, settings.seed), trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": spec.end_of_text,
+        "eos_token": spec.end_of_text,
+        "unk_token": spec.end_of_text,
+        "additional_special_tokens": special[1:],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": settings.context_size,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def _sample(texts: Sequence[str], seed: int) -> Iterator[str]:
+    order = list(range(len(texts)))
+    random.Random(f"{seed}/tokenizer").shuffle(order)
+    left = TOKENIZER_CHARACTERS
+    for index in order:
+        yield texts[index][:left]
+        left -= len(texts[index])
+        if left <= 0:
+            return
