@@ -6,13 +6,14 @@ import asyncio
 import hmac
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -24,14 +25,16 @@ from serve.settings import LOOPBACK, ServeSettings
 from toolchain.contracts.errors import FimbleError
 
 MOST_BYTES = 2 << 20
+BODY_SECONDS = 30
 RETRY_SECONDS = "1"
 Handler = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
 
 
 class Refused(Exception):
-    """A request that is not answered, with the status that says why."""
+    """A request that is not answered, with the status that says why and the part of the request at fault."""
 
-    def __init__(self, status: int, message: str, field: str = "", kind: str = "validation") -> None:
+    def __init__(self, status: int, message: str, field: str, kind: str) -> None:
         super().__init__(message)
         self.status, self.field, self.kind = status, field, kind
 
@@ -45,20 +48,21 @@ class Server:
 
     def __post_init__(self) -> None:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._waiting = 0
+        self._held = 0
         bundle = self.completer.bundle
         self.defaults = CompletionRequest("", max_tokens=bundle.max_tokens, sampling=bundle.sampling)
 
     def app(self) -> Starlette:
         routes = [
-            Route("/", self._guarded(self.models_reply), methods=["POST"]),
-            Route("/models/{model:path}", self._guarded(self.models_reply), methods=["POST"]),
-            Route("/generate", self._guarded(self.generate), methods=["POST"]),
-            Route("/v1/completions", self._guarded(self.completions), methods=["POST"]),
-            Route("/v1/models", self._guarded(self.models), methods=["GET"]),
-            Route("/health", self.health, methods=["GET"]),
+            Route("/", self._for_clients(self.inference), methods=["POST"]),
+            Route("/models/{model:path}", self._for_clients(self.inference), methods=["POST"]),
+            Route("/generate", self._for_clients(self.generate), methods=["POST"]),
+            Route("/v1/completions", self._for_clients(self.completions), methods=["POST"]),
+            Route("/v1/models", self._for_clients(self.models), methods=["GET"]),
+            Route("/health", self._for_this_machine(self.health), methods=["GET"]),
         ]
-        return Starlette(routes=routes)
+        kinds = (FimbleError, Refused, ClientDisconnect, HTTPException, Exception)
+        return Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, _reply_to_error))
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": self.completer.bundle.name})
@@ -66,43 +70,44 @@ class Server:
     async def models(self, request: Request) -> Response:
         return JSONResponse(openai.models(self.completer.bundle.name))
 
-    async def models_reply(self, request: Request) -> Response:
+    async def inference(self, request: Request) -> Response:
         body = await _read_body(request)
-        completion = await self._complete(request, huggingface.parse(body, self.defaults, self.completer.bundle.spec))
-        return JSONResponse([huggingface.render(body, completion)])
+        return JSONResponse([huggingface.render(body, await self._complete(request, self._parsed(body)))])
 
     async def generate(self, request: Request) -> Response:
         body = await _read_body(request)
-        completion = await self._complete(request, huggingface.parse(body, self.defaults, self.completer.bundle.spec))
-        return JSONResponse(huggingface.render(body, completion))
+        return JSONResponse(huggingface.render(body, await self._complete(request, self._parsed(body))))
 
     async def completions(self, request: Request) -> Response:
         body = await _read_body(request)
-        wanted = openai.parse(body, self.defaults, self.completer.bundle.spec)
-        model = body["model"] if isinstance(body.get("model"), str) else self.completer.bundle.name
+        bundle = self.completer.bundle
+        wanted = openai.parse(body, self.defaults, bundle.spec)
+        head = openai.head(body, bundle.name)
         if body.get("stream") is True:
-            events = self._events(wanted, model)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        return JSONResponse(openai.render(model, await self._complete(request, wanted)))
+            return StreamingResponse(
+                self._events(wanted, head), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+            )
+        return JSONResponse(openai.render(head, await self._complete(request, wanted)))
+
+    def _parsed(self, body: Mapping[str, Any]) -> CompletionRequest:
+        return huggingface.parse(body, self.defaults, self.completer.bundle.spec)
 
     async def _complete(self, request: Request, wanted: CompletionRequest) -> Completion:
         """Run in the worker thread; a client that leaves ends the generation at its next step."""
         gone = threading.Event()
-        self._enter()
+        work = self._queue(lambda: self.completer.complete(wanted, gone.is_set))
+        watch = asyncio.create_task(_watch(request, gone))
         try:
-            work = asyncio.get_running_loop().run_in_executor(
-                self._worker, self.completer.complete, wanted, gone.is_set
-            )
-            watch = asyncio.create_task(_watch(request, gone))
-            try:
-                return await work
-            finally:
-                watch.cancel()
+            return await work
         finally:
-            self._waiting -= 1
+            watch.cancel()
+            gone.set()  # should this task be cancelled, as at the server's end, the generation ends too
 
-    async def _events(self, wanted: CompletionRequest, model: str) -> AsyncIterator[str]:
-        """Server-sent events, closed by `[DONE]`. Leaving ends the generation, because this generator is closed."""
+    def _events(self, wanted: CompletionRequest, head: Mapping[str, Any]) -> AsyncGenerator[str, None]:
+        """Server-sent events, closed by `[DONE]`. Leaving ends the generation, because the generator is closed.
+
+        The place in the queue is taken here and now, while a refusal can still be the reply.
+        """
         loop, gone = asyncio.get_running_loop(), threading.Event()
         pieces: asyncio.Queue[str | Completion | None] = asyncio.Queue()
 
@@ -113,55 +118,62 @@ class Server:
             finally:
                 loop.call_soon_threadsafe(pieces.put_nowait, None)
 
-        self._enter()
-        work = loop.run_in_executor(self._worker, produce)
-        try:
-            while (piece := await pieces.get()) is not None:
-                yield f"data: {json.dumps(openai.render_piece(model, piece))}\n\n"
-            await work
-            yield "data: [DONE]\n\n"
-        except FimbleError as error:
-            yield f"data: {json.dumps(error_body(str(error), '', 'generation'))}\n\n"
-        finally:
-            gone.set()
-            self._waiting -= 1
+        work = self._queue(produce)
 
-    def _enter(self) -> None:
-        """Take a place in the queue. Raises Refused when it is full."""
-        if self._waiting > self.settings.queue_limit:
-            raise Refused(503, "the server is busy, try again", kind="overloaded")
-        self._waiting += 1
-
-    def _guarded(self, handler: Handler) -> Handler:
-        """Check who asks before anything is read, and give every failure a body that editors parse."""
-
-        async def guarded(request: Request) -> Response:
+        async def events() -> AsyncGenerator[str, None]:
             try:
-                self._check_origin(request)
-                self._check_key(request)
-                return await handler(request)
-            except BadRequest as error:
-                return _failure(422, str(error), error.field, "validation")
-            except Refused as error:
-                return _failure(error.status, str(error), error.field, error.kind)
-            except ClientDisconnect:
-                return Response(status_code=499)
+                while (piece := await pieces.get()) is not None:
+                    yield f"data: {json.dumps(openai.render_piece(head, piece))}\n\n"
+                await work
+                yield "data: [DONE]\n\n"
             except FimbleError as error:
-                return _failure(500, str(error), "", "generation")
+                yield f"data: {json.dumps(error_body(str(error), 'model', 'generation'))}\n\n"
+            finally:
+                gone.set()
 
-        return guarded
+        return events()
+
+    def _queue(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """Have the worker do `job` in its turn. Raises Refused when too many are waiting already."""
+        if self._held > self.settings.queue_limit:
+            raise Refused(503, "the server is busy, try again", "queue", "overloaded")
+        self._held += 1
+        work = asyncio.get_running_loop().run_in_executor(self._worker, job)
+        work.add_done_callback(self._release)
+        return work
+
+    def _release(self, work: asyncio.Future[T]) -> None:
+        self._held -= 1
+
+    def _for_clients(self, handler: Handler) -> Handler:
+        """Check the key as well; a health check needs none."""
+
+        async def keyed(request: Request) -> Response:
+            self._check_key(request)
+            return await handler(request)
+
+        return self._for_this_machine(keyed)
+
+    def _for_this_machine(self, handler: Handler) -> Handler:
+        """Check who asks before anything is read."""
+
+        async def local(request: Request) -> Response:
+            self._check_origin(request)
+            return await handler(request)
+
+        return local
 
     def _check_origin(self, request: Request) -> None:
         """A page that the user visits must not reach the model: neither by its own name for us nor from its origin."""
         if self.settings.host not in LOOPBACK:
             return
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-        if host not in LOOPBACK:
-            raise Refused(403, f"the Host header names {host}, not this machine", "host", "forbidden")
+        host = request.headers.get("host", "")
+        if _hostname(f"//{host}") not in LOOPBACK:
+            raise Refused(403, f"the Host header '{host}' does not name this machine", "host", "forbidden")
         origin = request.headers.get("origin")
         if origin is None or origin.startswith("vscode-webview://"):
             return
-        if urlsplit(origin).hostname not in LOOPBACK:
+        if _hostname(origin) not in LOOPBACK:
             raise Refused(403, f"requests from {origin} are not taken", "origin", "forbidden")
 
     def _check_key(self, request: Request) -> None:
@@ -173,12 +185,16 @@ class Server:
 
 
 async def _read_body(request: Request) -> Mapping[str, Any]:
-    """The JSON object in the body. Raises Refused or BadRequest when there is none, or too much of it."""
+    """The JSON object in the body. Raises Refused or BadRequest for none, too large or too slow a one."""
     data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > MOST_BYTES:
-            raise Refused(413, f"the body is larger than {MOST_BYTES} bytes", "body")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                data += part
+                if len(data) > MOST_BYTES:
+                    raise Refused(413, f"the body is larger than {MOST_BYTES} bytes", "body", "validation")
+    except TimeoutError:
+        raise Refused(408, f"the body did not arrive within {BODY_SECONDS} seconds", "body", "timeout") from None
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):
@@ -195,6 +211,32 @@ async def _watch(request: Request, gone: threading.Event) -> None:
     gone.set()
 
 
-def _failure(status: int, message: str, field: str, kind: str) -> Response:
-    headers = {"Retry-After": RETRY_SECONDS} if status in (429, 503) else None
-    return JSONResponse(error_body(message, field, kind), status_code=status, headers=headers)
+def _hostname(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # such as an IPv6 address that does not end
+        return None
+
+
+def _reply_to_error(request: Request, error: Exception) -> Response:
+    """Every failure gets a body that editors can parse, and none shows the inside of the server."""
+    match error:
+        case BadRequest():
+            return _failure(422, str(error), error.field, "validation")
+        case Refused():
+            return _failure(error.status, str(error), error.field, error.kind)
+        case ClientDisconnect():
+            return Response(status_code=499)
+        case HTTPException():
+            path = f"{request.method} {request.url.path}"
+            return _failure(error.status_code, f"{path}: {error.detail}", "path", "not_found", error.headers)
+        case FimbleError():
+            return _failure(500, str(error), "model", "generation")
+        case _:
+            # The server log has the rest.
+            return _failure(500, f"the server failed ({type(error).__name__})", "server", "internal")
+
+
+def _failure(status: int, message: str, field: str, kind: str, headers: Mapping[str, str] | None = None) -> Response:
+    retry = {"Retry-After": RETRY_SECONDS} if status in (429, 503) else {}
+    return JSONResponse(error_body(message, field, kind), status_code=status, headers={**(headers or {}), **retry})

@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING, Any
 from serve.engine.runner import Runner
 from serve.engine.sampling import Sampling
 from toolchain.contracts import fim, manifest
-from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.errors import ArtifactError, FimbleError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+CHAT_CONFIG, TOKENIZER = "mlc-chat-config.json", "tokenizer.json"
+SMALLEST_CONTEXT = 16
+
 
 @dataclass(frozen=True)
 class Bundle:
+    """`end_ids` are the tokens at which generation ends: FIM's, the end of text and all others that are no text."""
+
     folder: Path
     name: str
     context_size: int
     spec: fim.FimSpec
     ids: fim.FimIds
+    end_ids: frozenset[int]
     tokenizer: Tokenizer
     sampling: Sampling
     max_tokens: int
@@ -36,36 +42,39 @@ class Bundle:
 
 def open_bundle(folder: Path, target: str = "cpu") -> Bundle:
     """The bundle at `folder`. Raises ArtifactError when it is not whole or has no library for `target`."""
-    from tokenizers import Tokenizer
-
     folder = folder.resolve()
     facts = manifest.read(folder, "bundle").facts
     params = folder / "params"
     try:
-        chat: dict[str, Any] = json.loads((params / "mlc-chat-config.json").read_text(encoding="utf-8"))
+        chat = json.loads(_inside(folder, f"params/{CHAT_CONFIG}").read_text(encoding="utf-8"))
         spec = fim.FimSpec(**facts["fim"])
+        tokenizer = _open_tokenizer(_inside(folder, f"params/{TOKENIZER}"), spec)
         targets = facts["targets"]
-        tokenizer = Tokenizer.from_file(str(params / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises plain Exception for a file it cannot parse
-        raise ArtifactError(f"the bundle {folder} cannot be read ({error})", "Compile it again.") from None
-    if target not in targets:
-        raise ArtifactError(f"{folder} has no library for {target}", f"It has: {', '.join(targets)}.")
-    library = folder / targets[target]["library"]
-    if library.resolve().parent != folder or not library.is_file():
-        raise ArtifactError(f"the library {library} is missing", "Compile the bundle again.")
-    tokenizer.encode_special_tokens = True
-    return Bundle(
-        folder=folder,
-        name=str(facts["name"]),
-        context_size=int(facts["context_size"]),
-        spec=spec,
-        ids=fim.resolve(spec, tokenizer.token_to_id, where=str(params / "tokenizer.json")),
-        tokenizer=tokenizer,
-        sampling=Sampling(temperature=float(chat["temperature"]), top_p=float(chat["top_p"])),
-        max_tokens=int(chat["max_gen_len"]),
-        prefill_chunk=int(chat["prefill_chunk_size"]),
-        library=library,
-    )
+        if target not in targets:
+            raise ArtifactError(f"{folder} has no library for {target}", f"It has: {', '.join(targets)}.")
+        ids = fim.resolve(spec, tokenizer.token_to_id, where=str(params / TOKENIZER))
+        special = (id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+        bundle = Bundle(
+            folder=folder,
+            name=str(facts["name"]),
+            context_size=int(facts["context_size"]),
+            spec=spec,
+            ids=ids,
+            end_ids=ids.control.union(special),
+            tokenizer=tokenizer,
+            sampling=Sampling(temperature=float(chat["temperature"]), top_p=float(chat["top_p"])),
+            max_tokens=int(chat["max_gen_len"]),
+            prefill_chunk=int(chat["prefill_chunk_size"]),
+            library=_inside(folder, targets[target]["library"]),
+        )
+    except FimbleError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ArtifactError(f"the bundle {folder} cannot be read ({reason})", "Compile it again.") from None
+    if min(bundle.max_tokens, bundle.prefill_chunk) < 1 or bundle.context_size < SMALLEST_CONTEXT:
+        raise ArtifactError(f"{params / CHAT_CONFIG} holds lengths that leave no room for text", "Compile it again.")
+    return bundle
 
 
 def load_runner(bundle: Bundle) -> Runner:
@@ -73,3 +82,34 @@ def load_runner(bundle: Bundle) -> Runner:
     from serve.engine.tvm_runner import TvmRunner
 
     return TvmRunner(bundle.library, bundle.params, bundle.context_size)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file that the bundle names. Raises ArtifactError when it is missing or lies elsewhere."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder):
+        raise ArtifactError(f"{folder} names {name}, which lies outside of it", "Do not use this bundle.")
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing", "Compile the bundle again.")
+    return path
+
+
+def _open_tokenizer(path: Path, spec: fim.FimSpec) -> Tokenizer:
+    """A tokenizer to which control tokens in the user's text are text, and never part of what is decoded."""
+    from tokenizers import Tokenizer
+
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for token in content["added_tokens"]:
+            # Qwen's FIM tokens are not marked as special, and would otherwise be found inside text.
+            token["special"] = token["special"] or token["content"] in spec.control_tokens
+        # Byte-level post-processing takes white space out of the offsets that prompts are cut by.
+        content["post_processor"] = None
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # tokenizers raises plain Exception for a file it cannot parse
+        reason = f"{type(error).__name__}: {error}"
+        raise ArtifactError(f"{path} cannot be read ({reason})", "Compile the bundle again.") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer

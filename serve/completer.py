@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 
 from serve import prompts
@@ -10,12 +11,21 @@ from serve.bundle import Bundle
 from serve.engine.engine import Engine, Statistics
 from serve.requests import Completion, CompletionRequest, Finish
 from serve.text import TextStream
+from toolchain.contracts.errors import ArtifactError
 
 
 @dataclass(frozen=True)
 class Completer:
     bundle: Bundle
     engine: Engine
+
+    def __post_init__(self) -> None:
+        known, needed = self.engine.runner.vocab_size, self.bundle.tokenizer.get_vocab_size()
+        if known < needed:
+            raise ArtifactError(
+                f"the tokenizer of {self.bundle.folder} has {needed} tokens, and its model knows {known}",
+                "Compile the bundle again with the tokenizer that the model was trained with.",
+            )
 
     def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = lambda: False) -> Completion:
         """The whole completion."""
@@ -33,18 +43,16 @@ class Completer:
         prompt, max_tokens = self.prompt(request)
         text, statistics = TextStream(self.bundle.tokenizer, request.stop), Statistics()
         whole, ended = "", True
-        tokens = self.engine.generate(
-            prompt, request.sampling, max_tokens, self.bundle.ids.control, cancelled, statistics
-        )
-        for count, token in enumerate(tokens, start=1):
-            piece = text.push(token)
-            whole += piece
-            if piece:
-                yield piece
-            if text.stopped:
-                break
-            ended = count < max_tokens
-        tokens.close()  # the engine is free for the next request
+        tokens = self.engine.generate(prompt, request.sampling, max_tokens, self.bundle.end_ids, cancelled, statistics)
+        with closing(tokens):  # whatever happens here, the engine is free for the next request
+            for count, token in enumerate(tokens, start=1):
+                piece = text.push(token)
+                whole += piece
+                if piece:
+                    yield piece
+                if text.stopped:
+                    break
+                ended = count < max_tokens
         rest = text.finish()
         whole += rest
         if rest:
@@ -59,8 +67,5 @@ class Completer:
         bundle = self.bundle
         max_tokens = min(request.max_tokens, bundle.context_size // 2)
         room = bundle.context_size - max_tokens
-        if request.fill:
-            built = prompts.build(request.prefix, request.suffix, bundle.tokenizer, bundle.spec, bundle.ids, room)
-        else:
-            built = prompts.build_plain(request.prefix, bundle.tokenizer, bundle.ids, room)
-        return built, max_tokens
+        ids = prompts.build(request.prefix, request.suffix, bundle.tokenizer, bundle.spec, bundle.ids, room)
+        return ids, max_tokens

@@ -1,8 +1,13 @@
-"""FIM prompts: taking apart what the editor sends, and building what the model was trained on."""
+"""FIM prompts: taking apart what the editor sends, and building what the model was trained on.
+
+A request without a suffix is built as plain text, not as FIM with nothing behind the cursor: half of a model's
+training is plain text, whereas a random cut falls on the very end of a chunk only once in a thousand times. Editors
+do the same and leave the FIM tokens out when nothing follows.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolchain.contracts.fim import FimIds, FimSpec
 
@@ -12,6 +17,8 @@ if TYPE_CHECKING:
 FIM_TOKENS = 3
 SUFFIX_SHARE = 0.25
 CHARACTERS_PER_TOKEN = 16
+WHOLE_LINE_SHARE = 4
+"""One part in so many of the text that fits may be given up so that it begins or ends with a whole line."""
 
 
 def take_apart(prompt: str, spec: FimSpec) -> tuple[str, str] | None:
@@ -20,34 +27,74 @@ def take_apart(prompt: str, spec: FimSpec) -> tuple[str, str] | None:
     Only the outermost tokens count: the first at the very start, the middle one at the very end. Between them the
     last suffix token divides; one spelled out in the user's own text before the cursor stays text.
     """
-    inner = prompt.strip() if not prompt.startswith(spec.prefix) else prompt
-    if not inner.startswith(spec.prefix) or not inner.endswith(spec.middle):
+    if not prompt.startswith(spec.prefix) or not prompt.endswith(spec.middle):
         return None
-    body = inner[len(spec.prefix) : len(inner) - len(spec.middle)]
+    body = prompt[len(spec.prefix) : len(prompt) - len(spec.middle)]
     prefix, found, suffix = body.rpartition(spec.suffix)
     return (prefix, suffix) if found else None
 
 
 def build(prefix: str, suffix: str, tokenizer: Tokenizer, spec: FimSpec, ids: FimIds, room: int) -> list[int]:
-    """The ids of a FIM prompt of at most `room` tokens, in the order that the model is served in.
+    """The ids of a prompt of at most `room` tokens, in the order that the model is served in.
 
-    The suffix is cut to a quarter of the room where both do not fit; the prefix keeps its end.
+    The prefix keeps its end and the suffix its beginning, as whole lines where that costs little; where both do not
+    fit, the suffix is cut to a quarter of the room. Without any text the prompt begins a document.
     """
-    before = encode(prefix[-room * CHARACTERS_PER_TOKEN :], tokenizer)
-    after = encode(suffix[: room * CHARACTERS_PER_TOKEN], tokenizer)
+    if not suffix:
+        return _end_of(prefix, tokenizer, room) or [ids.end_of_text]
     left = max(room - FIM_TOKENS, 0)
-    after = after[: max(int(left * SUFFIX_SHARE), left - len(before))]
-    before = before[max(len(before) - (left - len(after)), 0) :]
+    before = _end_of(prefix, tokenizer, left)
+    after = _start_of(suffix, tokenizer, max(int(left * SUFFIX_SHARE), left - len(before)))
+    if len(before) + len(after) > left:
+        before = _end_of(prefix, tokenizer, left - len(after))
     return ids.arrange(spec.serving_order, before, after)
 
 
-def build_plain(prefix: str, tokenizer: Tokenizer, ids: FimIds, room: int) -> list[int]:
-    """The ids of text that is simply continued; an empty prompt begins a document."""
-    before = encode(prefix[-room * CHARACTERS_PER_TOKEN :], tokenizer)
-    return before[max(len(before) - room, 0) :] or [ids.end_of_text]
+def _end_of(text: str, tokenizer: Tokenizer, most: int) -> list[int]:
+    """The last `most` tokens of `text`, or fewer where a line or at least a character begins there."""
+    if most < 1:
+        return []
+    # A whole file may follow the cursor; only what can fit is worth the tokenizer's time.
+    window = text[-most * CHARACTERS_PER_TOKEN :]
+    encoded = _encode(window, tokenizer)
+    ids: list[int] = encoded.ids
+    if len(ids) <= most and len(window) == len(text):
+        return ids
+    starts = [start for start, _ in encoded.offsets]
+    cut = max(len(ids) - most, 0)
+    line = window.find("\n", max(starts[cut] - 1, 0)) + 1
+    if line and (line - starts[cut]) * WHOLE_LINE_SHARE <= len(window) - starts[cut]:
+        # Encoded anew, because a token may join the line's end to the next one's indentation.
+        kept: list[int] = _encode(window[line:], tokenizer).ids
+        if len(kept) <= most:
+            return kept
+    while 0 < cut < len(ids) and starts[cut] == starts[cut - 1]:
+        cut += 1  # tokens of one character start at the same place
+    return ids[cut:]
 
 
-def encode(text: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids of ordinary text: a control token that the user typed stays text (see `open_bundle`)."""
-    found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    return found
+def _start_of(text: str, tokenizer: Tokenizer, most: int) -> list[int]:
+    """The first `most` tokens of `text`, or fewer where a line or at least a character ends there."""
+    if most < 1:
+        return []
+    window = text[: most * CHARACTERS_PER_TOKEN]
+    encoded = _encode(window, tokenizer)
+    ids: list[int] = encoded.ids
+    if len(ids) <= most and len(window) == len(text):
+        return ids
+    cut = min(len(ids), most)
+    end = encoded.offsets[cut - 1][1]
+    line = window.rfind("\n", 0, end) + 1
+    if line and (end - line) * WHOLE_LINE_SHARE <= end:
+        kept: list[int] = _encode(window[:line], tokenizer).ids
+        if len(kept) <= most:
+            return kept
+    starts = [start for start, _ in encoded.offsets]
+    while 0 < cut < len(ids) and starts[cut] == starts[cut - 1]:
+        cut -= 1
+    return ids[:cut]
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> Any:
+    """Ordinary text: a control token that the user typed stays text (see `serve/bundle.py`)."""
+    return tokenizer.encode(text, add_special_tokens=False)

@@ -26,11 +26,10 @@ class BadRequest(UserError):
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """Text before and after the cursor; without `fill`, `prefix` is simply continued."""
+    """Text before and after the cursor; without a suffix, `prefix` is simply continued."""
 
     prefix: str
     suffix: str = ""
-    fill: bool = True
     max_tokens: int = 64
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
@@ -47,11 +46,16 @@ class Completion:
 
 
 def read_text(values: Mapping[str, Any], name: str) -> str:
-    """A string field. Lone surrogates, which JSON can carry and UTF-8 cannot, become U+FFFD."""
+    """A string field, clean (see below)."""
     value = values.get(name)
     if not isinstance(value, str):
         raise BadRequest(name, "a string is needed")
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return clean(value)
+
+
+def clean(text: str) -> str:
+    """`text` with U+FFFD in place of lone surrogates, which JSON can carry and neither UTF-8 nor a tokenizer can."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def read_number(values: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
@@ -59,10 +63,10 @@ def read_number(values: Mapping[str, Any], name: str, default: float, low: float
     value = values.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadRequest(name, "a finite number is needed")
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(_as_float(value)):
+        raise BadRequest(name, "a number is needed")
     if not low <= value <= high:
-        raise BadRequest(name, f"{value} is not between {low:g} and {high:g}")
+        raise BadRequest(name, f"{_as_float(value):g} is not between {low:g} and {high:g}")
     return float(value)
 
 
@@ -71,9 +75,11 @@ def read_max_tokens(values: Mapping[str, Any], name: str, default: int) -> int:
     value = values.get(name)
     if value is None or value == -1:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
         raise BadRequest(name, "a whole number of 1 or more is needed")
-    return min(int(value), MOST_TOKENS)
+    if isinstance(value, float) and not value.is_integer():
+        raise BadRequest(name, "a whole number of 1 or more is needed")
+    return int(min(value, MOST_TOKENS))
 
 
 def read_stop(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -90,14 +96,27 @@ def read_stop(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def read_sampling(values: Mapping[str, Any], defaults: Sampling) -> Sampling:
-    """Temperature, top_p, top_k and seed; `do_sample: false` means greedy."""
-    seed = values.get("seed")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
-        raise BadRequest("seed", "a whole number from 0 on is needed")
+    """Temperature, top_p, top_k and seed; `do_sample: false` means greedy, a top_k or seed of -1 means none."""
+    seed = None if values.get("seed") == -1 else values.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
+        raise BadRequest("seed", "a whole number from 0 to 2^64 is needed")
     temperature = read_number(values, "temperature", defaults.temperature, 0, 100)
     return Sampling(
         temperature=0.0 if values.get("do_sample") is False else temperature,
         top_p=read_number(values, "top_p", defaults.top_p, 0, 1),
-        top_k=int(read_number(values, "top_k", defaults.top_k, 0, 1e9)),
+        top_k=max(int(read_number(values, "top_k", defaults.top_k, -1, 1e9)), 0),
         seed=seed,
     )
+
+
+def over(values: Mapping[str, Any], below: object) -> dict[str, Any]:
+    """`values`, and what it lacks (or holds null for) from `below`, if that is an object at all."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return {**below, **given} if isinstance(below, Mapping) else given
+
+
+def _as_float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # JSON's whole numbers have no bound
+        return math.inf if value > 0 else -math.inf

@@ -1,4 +1,4 @@
-"""The editors' dialects, one file each: `parse` a body, `render` a completion, `error` for a failure.
+"""The editors' dialects, one file each: `parse` a body, `render` a completion. They share the shape of a failure.
 
 llm-ls ignores the HTTP status and wants a body that it can parse, so an error's body is part of the protocol. The
 one that `error_body` makes satisfies all of its backends at once.
@@ -24,12 +24,10 @@ def request_from_prompt(
 ) -> CompletionRequest:
     """A request whose prompt is one text: taken apart when it is a FIM prompt, continued when it is not."""
     prompt = read_text(body, prompt_field)
-    parts = prompts.take_apart(prompt, spec)
-    prefix, suffix = parts if parts is not None else (prompt, "")
+    prefix, suffix = prompts.take_apart(prompt, spec) or (prompt, "")
     return CompletionRequest(
         prefix=prefix,
         suffix=suffix,
-        fill=parts is not None,
         max_tokens=read_max_tokens(options, tokens_field, defaults.max_tokens),
         sampling=read_sampling(options, defaults.sampling),
         stop=read_stop(options, "stop"),
@@ -37,5 +35,8 @@ def request_from_prompt(
 
 
 def error_body(message: str, field: str, kind: str) -> dict[str, Any]:
-    """`error` for Hugging Face, TGI and Ollama clients, `detail` for OpenAI's as llm-ls reads it."""
-    return {"error": message, "error_type": kind, "detail": [{"loc": ["body", field], "msg": message, "type": kind}]}
+    """`error` for Hugging Face, TGI and Ollama clients, `detail` for OpenAI's as llm-ls reads it.
+
+    There `loc` is one text, not the list that FastAPI writes: with a list, llm-ls shows a parse error instead.
+    """
+    return {"error": message, "error_type": kind, "detail": [{"loc": field, "msg": message, "type": kind}]}

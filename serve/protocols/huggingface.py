@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve.protocols import request_from_prompt
-from serve.requests import BadRequest, Completion, CompletionRequest
+from serve.requests import BadRequest, Completion, CompletionRequest, over, read_text
 from toolchain.contracts.fim import FimSpec
 
 FINISH = {"stop": "eos_token", "length": "length", "cancelled": "eos_token"}
@@ -24,7 +24,7 @@ def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -
 def render(body: Mapping[str, Any], completion: Completion) -> dict[str, Any]:
     """`generated_text`, with the prompt before it when `return_full_text` asks for that, and TGI's `details`."""
     parameters = _parameters(body)
-    echo = str(body.get("inputs", "")) if parameters.get("return_full_text") is True else ""
+    echo = read_text(body, "inputs") if parameters.get("return_full_text") is True else ""
     reply: dict[str, Any] = {"generated_text": echo + completion.text}
     if parameters.get("details") is True:
         reply["details"] = {
@@ -44,5 +44,4 @@ def _parameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
     if not isinstance(parameters, Mapping):
         raise BadRequest("parameters", "an object is needed")
-    inner = parameters.get("parameters")
-    return {**inner, **parameters} if isinstance(inner, Mapping) else parameters
+    return over(parameters, parameters.get("parameters"))

@@ -12,6 +12,8 @@ from serve.requests import (
     BadRequest,
     Completion,
     CompletionRequest,
+    clean,
+    over,
     read_max_tokens,
     read_sampling,
     read_stop,
@@ -32,8 +34,7 @@ def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -
     if body.get("n") not in (None, 1):
         raise BadRequest("n", "one completion at a time is given")
     # llm-vscode's users leave Hugging Face's parameters in place when they switch to this dialect.
-    nested = body.get("parameters")
-    options = {**nested, **body} if isinstance(nested, Mapping) else body
+    options = over(body, body.get("parameters"))
     field = "max_tokens" if options.get("max_tokens") is not None else "max_new_tokens"
     if isinstance(body.get("suffix"), str):
         return CompletionRequest(
@@ -46,37 +47,37 @@ def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -
     return request_from_prompt(body, "prompt", options, field, defaults, spec)
 
 
-def render(model: str, completion: Completion) -> dict[str, Any]:
-    """The whole reply."""
-    generated = completion.statistics.generated
-    choice = {"index": 0, "text": completion.text, "logprobs": None, "finish_reason": FINISH[completion.finish]}
-    return _envelope(model, choice) | {
-        "usage": {
-            "prompt_tokens": completion.prompt_tokens,
-            "completion_tokens": generated,
-            "total_tokens": completion.prompt_tokens + generated,
-        }
-    }
-
-
-def render_piece(model: str, piece: str | Completion) -> dict[str, Any]:
-    """One event of a stream: a piece of text, or the end."""
-    ended = isinstance(piece, Completion)
-    text = "" if isinstance(piece, Completion) else piece
-    finish = FINISH[piece.finish] if isinstance(piece, Completion) else None
-    assert ended == (finish is not None)
-    return _envelope(model, {"index": 0, "text": text, "logprobs": None, "finish_reason": finish})
-
-
-def models(model: str) -> dict[str, Any]:
-    return {"object": "list", "data": [{"id": model, "object": "model", "created": 0, "owned_by": "fimble"}]}
-
-
-def _envelope(model: str, choice: dict[str, Any]) -> dict[str, Any]:
+def head(body: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """What a reply and every event of one stream have in common; the client's name for the model is kept."""
+    named = body.get("model")
     return {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
         "created": int(time.time()),
-        "model": model,
-        "choices": [choice],
+        "model": clean(named) if isinstance(named, str) else model,
     }
+
+
+def render(head: Mapping[str, Any], completion: Completion) -> dict[str, Any]:
+    """The whole reply."""
+    generated = completion.statistics.generated
+    choice = {"index": 0, "text": completion.text, "logprobs": None, "finish_reason": FINISH[completion.finish]}
+    return {
+        **head,
+        "choices": [choice],
+        "usage": {
+            "prompt_tokens": completion.prompt_tokens,
+            "completion_tokens": generated,
+            "total_tokens": completion.prompt_tokens + generated,
+        },
+    }
+
+
+def render_piece(head: Mapping[str, Any], piece: str | Completion) -> dict[str, Any]:
+    """One event of a stream: a piece of text, or the end."""
+    text, finish = ("", FINISH[piece.finish]) if isinstance(piece, Completion) else (piece, None)
+    return {**head, "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]}
+
+
+def models(model: str) -> dict[str, Any]:
+    return {"object": "list", "data": [{"id": model, "object": "model", "created": 0, "owned_by": "fimble"}]}
