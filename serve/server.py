@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.bundle import load_runner, open_bundle
 from serve.completer import Completer
@@ -13,23 +19,25 @@ from serve.settings import ServeSettings
 from toolchain.contracts.errors import MissingExtra, PortBusy, SettingsError
 from toolchain.contracts.progress import Progress
 
+if TYPE_CHECKING:
+    import uvicorn
+
 DRAIN_SECONDS = 10
 
 
 def run(folder: Path, settings: ServeSettings, progress: Progress) -> None:
-    """Serve the bundle at `folder` until SIGINT or SIGTERM; requests in progress are finished first.
+    """Serve the bundle at `folder` until SIGINT or SIGTERM, and return; requests in progress are finished first.
 
     Raises PortBusy, ArtifactError or MissingExtra before anything is served.
     """
-    bundle = open_bundle(folder)
     try:
         import uvicorn
 
         from serve.app import Server
     except ImportError as error:
         raise MissingExtra(f"{error.name} is not installed", "Run: pip install 'fimble[serve]'") from None
-    listener = _listen(settings)
-    with listener:
+    with _listen(settings) as listener:
+        bundle = open_bundle(folder)
         url = address(settings.host, listener.getsockname()[1])
         progress.start(f"loading {bundle.name}")
         completer = Completer(bundle, Engine(load_runner(bundle), bundle.prefill_chunk))
@@ -41,8 +49,12 @@ def run(folder: Path, settings: ServeSettings, progress: Progress) -> None:
             access_log=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
             lifespan="off",
+            ws="none",
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        # uvicorn's own handling ends by raising the signal again, and being told to stop is no failure.
+        server.capture_signals = lambda: _stopping(server)  # type: ignore[method-assign]
+        server.run(sockets=[listener])
         progress.say("stopped")
 
 
@@ -50,11 +62,26 @@ def address(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+@contextmanager
+def _stopping(server: uvicorn.Server) -> Iterator[None]:
+    """Have SIGINT and SIGTERM end `server` gently, the second SIGINT at once; only the main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _listen(settings: ServeSettings) -> socket.socket:
     """A bound socket, so that a busy port is told before the model is loaded."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name == "posix":  # elsewhere it would let two servers share a port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
         listener.listen(128)
@@ -62,5 +89,7 @@ def _listen(settings: ServeSettings) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise PortBusy(f"port {settings.port} on {settings.host} is in use", "Choose another --port.") from None
-        raise SettingsError(f"cannot listen on {settings.host}:{settings.port} ({error.strerror})") from None
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror})", "Choose another --host or --port."
+        ) from None
     return listener

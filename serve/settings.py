@@ -27,6 +27,8 @@ class ServeSettings:
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"--port {self.port} is not a port", "Use 0 to 65535.")
         if self.queue_limit < 1:
-            raise SettingsError(f"--queue-limit {self.queue_limit} is below 1")
+            raise SettingsError(f"--queue-limit {self.queue_limit} is below 1", "Use 1 or more.")
+        if self.api_key == "":
+            raise SettingsError("--api-key is empty", "Give a key, or leave it out.")
         if self.host not in LOOPBACK and not self.api_key:
             raise SettingsError(f"--host {self.host} is open to other machines", "Give an --api-key as well.")
