@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +15,28 @@ from serve.engine.cache import CachedIds
 from serve.engine.runner import Runner
 from serve.engine.sampling import Sampling, choose
 
+Ending = Literal["end_token", "length", "cancelled"]
+
 
 @dataclass
 class Statistics:
-    """What one generation cost, in tokens and seconds."""
+    """What one generation cost, in tokens and seconds, and why it ended; filled while it runs."""
 
     reused: int = 0
     prefilled: int = 0
     generated: int = 0
     first_token_seconds: float = 0.0
     seconds: float = 0.0
+    ending: Ending = "cancelled"
 
 
 class Engine:
     """One runner, one sequence at a time: callers wait for each other."""
 
     def __init__(self, runner: Runner, prefill_chunk: int = 128) -> None:
+        """`prefill_chunk` is how many tokens are computed between two looks at whether the client is still there."""
+        if prefill_chunk < 1:
+            raise ValueError(f"a prefill chunk of {prefill_chunk} tokens computes nothing")
         self.runner = runner
         self._chunk = prefill_chunk
         self._cached = CachedIds()
@@ -46,28 +53,36 @@ class Engine:
     ) -> Generator[int, None, None]:
         """The tokens after `prompt`, until one of `end_ids` (which is not given), `max_tokens` or the context's end.
 
-        `cancelled` is asked before every step. Raises ValueError for a prompt that is empty or fills the context.
+        `cancelled` is asked before every step. With `max_tokens` 0 the prompt is computed all the same, which warms
+        the cache. Raises ValueError for a prompt that is empty or fills the context.
         """
         if not 0 < len(prompt) < self.runner.context_size:
             raise ValueError(f"a prompt of {len(prompt)} tokens does not fit a context of {self.runner.context_size}")
         count = statistics if statistics is not None else Statistics()
         draw = np.random.default_rng(sampling.seed)
+        seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
         with self._turn:
             begun = time.monotonic()
             logits = self._prefill(prompt, count, cancelled)
-            position = len(prompt)
-            while logits is not None and count.generated < max_tokens:
-                token = choose(logits, sampling, draw)
+            count.first_token_seconds = count.seconds = time.monotonic() - begun
+            if logits is None:
+                return
+            position, limit = len(prompt), min(max_tokens, self.runner.context_size - len(prompt))
+            while count.generated < limit:
+                if cancelled():
+                    return
+                token = choose(logits, sampling, draw, seen)
                 count.generated += 1
                 count.seconds = time.monotonic() - begun
-                count.first_token_seconds = count.first_token_seconds or count.seconds
                 if token in end_ids:
+                    count.ending = "end_token"
                     return
+                seen.add(token)
                 yield token
-                if position >= self.runner.context_size or count.generated >= max_tokens or cancelled():
-                    return
-                logits = self._forward([token], position)
-                position += 1
+                if count.generated < limit and not cancelled():
+                    logits = self._forward([token], position)
+                    position += 1
+            count.ending = "length"
 
     def _prefill(
         self, prompt: Sequence[int], count: Statistics, cancelled: Callable[[], bool]

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 class Runner(Protocol):
     """A model with a KV cache of `context_size` tokens."""
 
-    vocab_size: int
-    context_size: int
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def context_size(self) -> int: ...
 
     def forward(self, ids: Sequence[int], position: int) -> NDArray[np.float32]:
         """Write `ids` to the cache from `position` on, and give the logits `[V]` after the last of them.
