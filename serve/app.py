@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ BODY_SECONDS = 30
 RETRY_SECONDS = "1"
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class Refused(Exception):
@@ -96,9 +98,13 @@ class Server:
         """Run in the worker thread; a client that leaves ends the generation at its next step."""
         gone = threading.Event()
         work = self._queue(lambda: self.completer.complete(wanted, gone.is_set))
-        watch = asyncio.create_task(_watch(request, gone))
+        watch = asyncio.create_task(_watch(request, gone, work))
         try:
             return await work
+        except asyncio.CancelledError:
+            if gone.is_set():
+                raise ClientDisconnect from None
+            raise
         finally:
             watch.cancel()
             gone.set()  # should this task be cancelled, as at the server's end, the generation ends too
@@ -128,8 +134,13 @@ class Server:
                 yield "data: [DONE]\n\n"
             except FimbleError as error:
                 yield f"data: {json.dumps(error_body(str(error), 'model', 'generation'))}\n\n"
+            except Exception as error:
+                log.exception("a stream failed")  # raised on, it would cut the reply off before the client can read why
+                message = f"the server failed ({type(error).__name__})"
+                yield f"data: {json.dumps(error_body(message, 'server', 'internal'))}\n\n"
             finally:
                 gone.set()
+                work.cancel()  # a place in the queue is free at once
 
         return events()
 
@@ -204,11 +215,12 @@ async def _read_body(request: Request) -> Mapping[str, Any]:
     return body
 
 
-async def _watch(request: Request, gone: threading.Event) -> None:
-    """Set `gone` when the client leaves."""
+async def _watch(request: Request, gone: threading.Event, work: asyncio.Future[Any]) -> None:
+    """When the client leaves, set `gone` and give up `work`, so that its place in the queue is free at once."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     gone.set()
+    work.cancel()
 
 
 def _hostname(url: str) -> str | None:
