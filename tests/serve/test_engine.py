@@ -83,11 +83,9 @@ def test_cancelling_is_noticed_between_chunks_and_what_was_computed_stays() -> N
 
 def test_cancelling_is_noticed_between_tokens() -> None:
     runner = ScriptedRunner(VOCABULARY, repeats(3), CONTEXT)
-    gone = False
-    got = []
-    for token in Engine(runner, 10).generate([1, 2], GREEDY, 50, frozenset(), lambda: gone):
+    got: list[int] = []
+    for token in Engine(runner, 10).generate([1, 2], GREEDY, 50, frozenset(), lambda: len(got) == 4):
         got.append(token)
-        gone = len(got) == 4
     assert got == [3] * 4
 
 

@@ -26,8 +26,7 @@ def allowed(logits: np.ndarray, sampling: Sampling) -> set[int]:
         if held >= sampling.top_p:
             break
     # Ties may be broken either way.
-    last = min(logits[list(kept)])
-    return kept | {token for token in order if logits[token] == last} | set(np.flatnonzero(logits == last))
+    return kept | set(np.flatnonzero(np.isclose(logits, min(logits[list(kept)]), atol=1e-5)))
 
 
 @given(logits_strategy, st.floats(0.05, 5), st.floats(0.01, 0.99), st.integers(0, 12), st.integers(0, 99))
