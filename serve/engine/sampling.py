@@ -53,21 +53,26 @@ def choose(
     if 0 < sampling.top_k < len(logits):
         candidates = np.sort(np.argpartition(-logits, sampling.top_k - 1)[: sampling.top_k])
     # The difference first, then the division: a logit over a minute temperature could overflow.
-    share = np.exp((logits[candidates].astype(np.float64) - float(logits.max())) / sampling.temperature)
+    below = logits[candidates].astype(np.float64) - float(logits.max())
+    with np.errstate(over="ignore"):  # to minus infinity, whose share is 0
+        share = np.exp(below / sampling.temperature)
     share /= share.sum()
     if sampling.top_p < 1:
-        kept = _nucleus(share, sampling.top_p)
+        kept = _nucleus(share, below, sampling.top_p)
         candidates, share = candidates[kept], share[kept] / share[kept].sum()
     return int(candidates[draw.choice(len(share), p=share)])
 
 
-def _nucleus(share: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
-    """The fewest, likeliest places that hold `top_p` together, the one that crosses it included."""
+def _nucleus(share: NDArray[np.float64], rank: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
+    """The fewest, likeliest places that hold `top_p` together, the one that crosses it included.
+
+    `rank` orders them: logits that differ may have shares that are equal as numbers go.
+    """
     # What has at most (1 - top_p) / n adds up to at most 1 - top_p, so the others hold top_p: only those are sorted.
     worth = np.flatnonzero(share > (1 - top_p) / len(share))
     if not len(worth):
         worth = np.arange(len(share))
-    order = worth[np.argsort(-share[worth], kind="stable")]
+    order = worth[np.argsort(-rank[worth], kind="stable")]
     return order[: int(np.searchsorted(np.cumsum(share[order]), top_p)) + 1]
 
 
