@@ -18,6 +18,7 @@ from tvm.relax.frontend import nn
 
 from compile import linker
 from compile.architectures import FAMILIES
+from compile.chat_config import PREFILL_CHUNK
 from compile.kernels import q4_matmul
 from compile.layers import Style
 from compile.schemes import Scheme
@@ -42,10 +43,9 @@ def build(facts: Architecture, scheme: Scheme, out: Path) -> dict[str, Any]:
         }
         module, parameters = model.export_tvm(spec=nn.spec.ModuleSpec.from_raw(functions, model))
         metadata = describe(facts, style, device, parameters)
-        builder = relax.BlockBuilder(module)
-        if scheme.quantized:
-            _add_packer(builder, "pack_q_weight", q4_matmul.pack_words(style.lanes), style.lanes, words=True)
-            _add_packer(builder, "pack_q_scale", q4_matmul.pack_scales(style.lanes), style.lanes, words=False)
+        builder = relax.BlockBuilder(_with_bounds(module, metadata["prefill_chunk_size"]))
+        for packed in {p["packer"]: p for p in metadata["params"] if p["packer"]}.values():
+            _add_packer(builder, packed, style.lanes)
         with builder.function("_metadata", params=[]):
             builder.emit_func_output(tvm.ir.StringImm(json.dumps(metadata)))
         executable = relax.build(builder.finalize(), target=device, relax_pipeline=cpu_pipeline())
@@ -95,6 +95,7 @@ def describe(facts: Architecture, style: Style, device: Any, parameters: list[tu
         "tvm": tvm.__version__,
         "vocab_size": facts.vocab_size,
         "context_window_size": facts.context_size,
+        "prefill_chunk_size": min(PREFILL_CHUNK, facts.context_size),
         "cache": {"block": style.lanes, "dtype": style.scheme.dtype, "keys": keys, "values": values},
         "params": [_describe_parameter(name, parameter, stored) for name, parameter in parameters],
     }
@@ -108,21 +109,34 @@ def _describe_parameter(name: str, parameter: Any, stored: dict[str, tuple[int, 
     if ending in ("q_weight", "q_scale"):
         words, scales = quantized_shapes(stored[f"{stem}.weight"])
         shape = list(words if ending == "q_weight" else scales)
-    packer = None if shape == packed else f"pack_{ending}"
+    packer = None if shape == packed else f"pack_{ending}_{'_'.join(map(str, shape))}"
     return {"name": name, "shape": shape, "dtype": str(parameter.dtype), "packer": packer, "packed_shape": packed}
 
 
-def _add_packer(builder: Any, name: str, kernel: Any, lanes: int, words: bool) -> None:
-    """Export `name(source [N, inner]) -> [ceil(N/L), G, (4,) L]`."""
-    outputs, inner = tvm.tirx.Var("outputs", "int64"), tvm.tirx.Var("inner", "int64")
-    dtype = "uint32" if words else "float16"
-    blocks = tvm.tirx.floordiv(outputs + lanes - 1, lanes)
-    shape = [blocks, tvm.tirx.floordiv(inner, 4), 4, lanes] if words else [blocks, inner, lanes]
-    source = relax.Var("source", relax.TensorType([outputs, inner], dtype))
-    variable = builder.add_func(kernel, f"{name}_kernel")
-    with builder.function(name, params=[source]):
-        packed = builder.emit(relax.call_tir(variable, [source], relax.TensorType(shape, dtype)))
-        builder.emit_func_output(packed)
+def _with_bounds(module: Any, most_tokens: int) -> Any:
+    """Tell the memory planner how many tokens a call takes at most.
+
+    It then plans memory with plain numbers. Sizes that depend on the count would be computed at run time in an order
+    that TVM takes from addresses, and no two builds would be equal.
+    """
+    bounded = tvm.IRModule(dict(module.functions.items()))
+    for variable, function in module.functions.items():
+        if isinstance(function, relax.Function):
+            bounded[variable] = function.with_attr("tir_var_upper_bound", {"count": most_tokens})
+    return bounded
+
+
+def _add_packer(builder: Any, parameter: dict[str, Any], lanes: int) -> None:
+    """Export the function that packs parameters of one shape.
+
+    One for each shape: with symbolic sizes TVM orders a product by addresses, and no two builds would be equal.
+    """
+    pack = q4_matmul.pack_words if parameter["dtype"] == "uint32" else q4_matmul.pack_scales
+    source = relax.Var("source", relax.TensorType(parameter["shape"], parameter["dtype"]))
+    kernel = builder.add_func(pack(lanes), f"{parameter['packer']}_kernel")
+    with builder.function(parameter["packer"], params=[source]):
+        packed_type = relax.TensorType(parameter["packed_shape"], parameter["dtype"])
+        builder.emit_func_output(builder.emit(relax.call_tir(kernel, [source], packed_type)))
 
 
 def _link(output: str, objects: list[str], options: Any = None, **_: Any) -> None:

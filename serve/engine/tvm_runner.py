@@ -10,7 +10,7 @@ import ctypes
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,23 +50,35 @@ class TvmRunner:
 
     def forward(self, ids: Sequence[int], position: int) -> NDArray[np.float32]:
         """Write `ids` to the cache from `position` on; the logits `[V]` after the last of them."""
-        run = self._decode if len(ids) == 1 else self._prefill
-        last: NDArray[np.float32] = self._run(run, ids, position)[0]
+        self._refuse_unfit(ids, position)
+        logits = np.zeros((1, self.vocab_size), np.float32)
+        for part, at in self._parts(ids, position):
+            logits = self._run(self._decode if len(part) == 1 else self._prefill, part, at)
+        last: NDArray[np.float32] = logits[0]
         return last
 
     def score(self, ids: Sequence[int], position: int) -> NDArray[np.float32]:
         """Like `forward`, with the logits `[len(ids), V]` after each."""
-        return self._run(self._score, ids, position)
+        self._refuse_unfit(ids, position)
+        return np.concatenate([self._run(self._score, part, at) for part, at in self._parts(ids, position)])
 
-    def _run(self, function: Any, ids: Sequence[int], position: int) -> NDArray[np.float32]:
+    def _parts(self, ids: Sequence[int], position: int) -> Iterator[tuple[Sequence[int], int]]:
+        """As many tokens at a time as the library takes, each part with its position."""
+        most = self.metadata["prefill_chunk_size"]
+        for begin in range(0, len(ids), most):
+            yield ids[begin : begin + most], position + begin
+
+    def _refuse_unfit(self, ids: Sequence[int], position: int) -> None:
         if not ids or position < 0 or position + len(ids) > self.context_size:
             raise ValueError(f"{len(ids)} tokens at {position} do not fit a context of {self.context_size}")
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             raise ValueError(f"a token id lies outside the vocabulary of {self.vocab_size}")
+
+    def _run(self, function: Any, ids: Sequence[int], position: int) -> NDArray[np.float32]:
         tokens = self._ffi.from_dlpack(_aligned(np.asarray(ids, np.int32)))
         logits: Any = function(tokens, self._ffi.Shape((position,)), *self._cache, self._parameters)
-        result: NDArray[Any] = np.from_dlpack(logits)
-        return result
+        # A copy: the library's memory is used again by the next call.
+        return np.array(np.from_dlpack(logits))
 
     def _load_parameters(self, folder: Path, library: Path) -> list[Any]:
         wanted = {record["name"]: record for record in self.metadata["params"]}

@@ -1,0 +1,109 @@
+"""The compile stage as a whole, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from compile.bundle import plan_compile
+from compile.settings import CompileSettings
+from serve.bundle import load_runner, open_bundle
+from serve.completer import Completer
+from serve.engine.engine import Engine
+from serve.requests import CompletionRequest
+from toolchain.contracts import manifest
+from toolchain.contracts.errors import (
+    ArtifactError,
+    FimTokenError,
+    SettingsError,
+    UnknownTarget,
+    UnsupportedArchitecture,
+)
+from toolchain.contracts.manifest import Parent
+from toolchain.contracts.progress import Silent
+from toolchain.contracts.stage import execute
+
+pytestmark = pytest.mark.compile
+PARENT = Parent(kind="checkpoint", digest="0" * 64)
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    execute(plan_compile(checkpoint, PARENT, CompileSettings()), out, Silent())
+    return out
+
+
+def test_bundle_completes(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    completer = Completer(opened, Engine(load_runner(opened), opened.prefill_chunk))
+    request = CompletionRequest("def f(", ")\n", max_tokens=5)
+    done, again = completer.complete(request), completer.complete(request)
+    assert 0 < done.statistics.generated <= 5
+    assert again.text == done.text
+    assert again.statistics.reused == done.prompt_tokens - 1
+
+
+def test_second_build_is_the_same_to_the_byte(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+    again = execute(plan_compile(checkpoint, PARENT, CompileSettings()), tmp_path / "again", Silent())
+    assert again.digest == manifest.read(bundle).digest
+    assert manifest.verify(tmp_path / "again") == []
+
+
+def test_chat_config_has_the_copilots_values(bundle: Path) -> None:
+    config = json.loads((bundle / "params" / "mlc-chat-config.json").read_text(encoding="utf-8"))
+    assert (config["temperature"], config["top_p"], config["repetition_penalty"]) == (0.2, 0.95, 1.0)
+    assert config["max_gen_len"] == config["mean_gen_len"] == 64
+    assert config["conv_template"]["stop_str"] == ["<|endoftext|>"]
+
+
+def test_library_with_other_weights_is_refused(bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    index = copy / "params" / "tensor-cache.json"
+    index.write_text(index.read_text(encoding="utf-8").replace("transformer.ln_f.bias", "other"), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="does not know"):
+        load_runner(open_bundle(copy))
+
+
+def damaged(checkpoint: Path, tmp_path: Path, **changes: object) -> Path:
+    """A copy of the checkpoint with keys of its config changed."""
+    copy = tmp_path / "damaged"
+    shutil.copytree(checkpoint, copy)
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    return copy
+
+
+def test_unsupported_architecture(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedArchitecture, match="Supported: gpt_bigcode"):
+        plan_compile(damaged(checkpoint, tmp_path, model_type="mamba"), PARENT, CompileSettings())
+
+
+def test_missing_fim_token(checkpoint: Path, tmp_path: Path) -> None:
+    copy = damaged(checkpoint, tmp_path)
+    path = copy / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("<fim_middle>", "<other>"), encoding="utf-8")
+    with pytest.raises(FimTokenError, match="<fim_middle>"):
+        plan_compile(copy, PARENT, CompileSettings())
+
+
+def test_wrong_shape_and_truncated_weights(checkpoint: Path, tmp_path: Path) -> None:
+    copy = damaged(checkpoint, tmp_path, n_inner=512)
+    with pytest.raises(ArtifactError, match="has the shape"):
+        execute(plan_compile(copy, PARENT, CompileSettings()), tmp_path / "out", Silent())
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match="truncated"):
+        execute(plan_compile(copy, PARENT, CompileSettings()), tmp_path / "out", Silent())
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_check_themselves() -> None:
+    with pytest.raises(UnknownTarget, match="Did you mean 'cpu'"):
+        CompileSettings(target=("cppu",))
+    with pytest.raises(SettingsError, match="Did you mean 'q4f16_1'"):
+        CompileSettings(quantization="q4f16")
