@@ -236,7 +236,8 @@ def _reply_to_error(request: Request, error: Exception) -> Response:
         case BadRequest():
             return _failure(422, str(error), error.field, "validation")
         case Refused():
-            return _failure(error.status, str(error), error.field, error.kind)
+            headers = {"Connection": "close"} if error.status == 408 else None
+            return _failure(error.status, str(error), error.field, error.kind, headers)
         case ClientDisconnect():
             return Response(status_code=499)
         case HTTPException():

@@ -1,0 +1,201 @@
+"""The bodies that editors send, over a real connection, and the answers they can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from serve.bundle import Bundle
+from tests.serve import llm_ls
+from tests.serve.conftest import completer_for, saying, serving
+from tests.serve.scripted import ScriptedRunner, repeats
+
+REPLY = "return a + b\n"
+PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
+FIM = f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>"
+# What llm-vscode 0.0.38 sends.
+OLD_PARAMETERS = {
+    "max_new_tokens": 60,
+    "temperature": 0.2,
+    "do_sample": True,
+    "top_p": 0.95,
+    "stop": ["<|endoftext|>"],
+}
+# What llm-vscode 0.2 has in `llm.requestBody`.
+NEW_REQUEST_BODY = {"parameters": {"max_new_tokens": 60, "temperature": 0.2, "top_p": 0.95}}
+
+
+@pytest.fixture(scope="module")
+def served(bundle: Bundle) -> Iterator[tuple[httpx.Client, ScriptedRunner]]:
+    completer, runner = completer_for(bundle, saying(bundle, REPLY))
+    with serving(completer) as client:
+        yield client, runner
+
+
+@pytest.fixture
+def client(served: tuple[httpx.Client, ScriptedRunner]) -> httpx.Client:
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def endless(bundle: Bundle) -> Iterator[httpx.Client]:
+    """A model that never ends by itself."""
+    token = bundle.tokenizer.encode("x").ids[0]
+    with serving(completer_for(bundle, repeats(token))[0]) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/", "/models/bigcode/starcoder", "/models/tiny"])
+def test_llm_vscode_before_llm_ls(served: tuple[httpx.Client, ScriptedRunner], bundle: Bundle, path: str) -> None:
+    client, runner = served
+    # Without a token this client sends an empty header.
+    headers = {"Authorization": "", "Content-Type": "application/json"}
+    reply = client.post(path, json={"inputs": FIM, "parameters": OLD_PARAMETERS}, headers=headers)
+    assert reply.status_code == 200
+    assert reply.json() == [{"generated_text": REPLY}]
+    # The model saw the suffix first.
+    before, after = (bundle.tokenizer.encode(text).ids for text in (PREFIX, SUFFIX))
+    prompt = [bundle.ids.prefix, bundle.ids.suffix, *after, bundle.ids.middle, *before]
+    assert runner.held[: len(prompt)] == prompt
+
+
+def test_a_blank_suffix_is_sent_without_fim_tokens(served: tuple[httpx.Client, ScriptedRunner], bundle: Bundle) -> None:
+    client, runner = served
+    reply = client.post("/", json={"inputs": PREFIX, "parameters": OLD_PARAMETERS})
+    assert reply.json() == [{"generated_text": REPLY}]
+    prompt = bundle.tokenizer.encode(PREFIX).ids
+    assert runner.held[: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize("backend", ["huggingface", "tgi", "openai"])
+@pytest.mark.parametrize("request_body", [NEW_REQUEST_BODY, {}, {"max_tokens": 60}, {"parameters": None}])
+def test_llm_ls(client: httpx.Client, backend: str, request_body: dict[str, Any]) -> None:
+    url = llm_ls.url_of(backend, str(client.base_url).rstrip("/"), "org/model", verbatim=False)
+    reply = client.post(url, json=llm_ls.body_of(backend, FIM, "org/model", request_body))
+    assert llm_ls.read(backend, reply.text) == ([REPLY], None)
+
+
+@pytest.mark.parametrize("backend", ["huggingface", "tgi", "openai"])
+@pytest.mark.parametrize("wrong", [{"parameters": {"temperature": "hot"}}, {"parameters": {"max_new_tokens": 0}}])
+def test_an_error_is_one_that_llm_ls_can_show(client: httpx.Client, backend: str, wrong: dict[str, Any]) -> None:
+    url = llm_ls.url_of(backend, str(client.base_url).rstrip("/"), "m", verbatim=False)
+    reply = client.post(url, json=llm_ls.body_of(backend, FIM, "m", wrong))
+    assert reply.status_code == 422
+    completions, message = llm_ls.read(backend, reply.text)
+    assert not completions
+    assert message is not None
+    assert message.startswith(next(iter(wrong["parameters"])))
+
+
+@pytest.mark.parametrize("path", ["/nothing/here", "/v1/chat"])
+def test_an_unknown_path_is_an_error_for_every_backend(client: httpx.Client, path: str) -> None:
+    reply = client.post(path, json={})
+    assert reply.status_code == 404
+    for backend in ("huggingface", "tgi", "openai"):
+        assert llm_ls.read(backend, reply.text)[1]
+
+
+def test_a_wrong_method_names_the_right_one(client: httpx.Client) -> None:
+    reply = client.get("/generate")
+    assert reply.status_code == 405
+    assert reply.headers["allow"] == "POST"
+    assert reply.json()["error"]
+
+
+def test_the_prompt_is_echoed_when_asked(client: httpx.Client) -> None:
+    reply = client.post("/", json={"inputs": FIM, "parameters": {"return_full_text": True}})
+    assert reply.json() == [{"generated_text": FIM + REPLY}]
+
+
+def test_tgi_gives_details(client: httpx.Client, endless: httpx.Client) -> None:
+    body = {"inputs": FIM, "parameters": {"details": True, "max_new_tokens": 3, "seed": 7}}
+    details = endless.post("/generate", json=body).json()["details"]
+    assert (details["finish_reason"], details["generated_tokens"], details["seed"]) == ("length", 3, 7)
+    reply = client.post("/generate", json={"inputs": FIM, "parameters": {"details": True}}).json()
+    assert reply["details"]["finish_reason"] == "eos_token"
+
+
+def test_explicit_nulls_mean_the_defaults(client: httpx.Client) -> None:
+    names = [
+        "max_new_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "stop",
+        "details",
+        "return_full_text",
+        "watermark",
+    ]
+    body = {"inputs": FIM, "parameters": dict.fromkeys(names)}
+    assert client.post("/generate", json=body).json() == {"generated_text": REPLY}
+
+
+def test_unknown_parameters_are_ignored(client: httpx.Client) -> None:
+    body = {"inputs": FIM, "parameters": {"repetition_penalty": 1.1, "use_cache": False}, "options": {"a": 1}}
+    assert client.post("/", json=body).json() == [{"generated_text": REPLY}]
+
+
+def test_openai_with_a_suffix(client: httpx.Client) -> None:
+    body = {"model": "any-name", "prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 32, "temperature": 0}
+    reply = client.post("/v1/completions", json=body).json()
+    assert reply["choices"] == [{"index": 0, "text": REPLY, "logprobs": None, "finish_reason": "stop"}]
+    assert (reply["object"], reply["model"]) == ("text_completion", "any-name")
+    usage = reply["usage"]
+    assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
+    assert usage["prompt_tokens"] > 10
+
+
+@pytest.mark.parametrize("prompt", [PREFIX, [PREFIX]])
+def test_openai_takes_a_prompt_or_a_list_of_one(client: httpx.Client, prompt: Any) -> None:
+    reply = client.post("/v1/completions", json={"prompt": prompt})
+    assert reply.json()["choices"][0]["text"] == REPLY
+
+
+@pytest.mark.parametrize("prompt", [[], [PREFIX, PREFIX], [1, 2], [[1, 2]], 7, None])
+def test_openai_refuses_other_prompts(client: httpx.Client, prompt: Any) -> None:
+    reply = client.post("/v1/completions", json={"prompt": prompt})
+    assert reply.status_code == 422
+    assert llm_ls.read("openai", reply.text)[1]
+
+
+def test_openai_stops_before_a_stop_string(client: httpx.Client) -> None:
+    choice = client.post("/v1/completions", json={"prompt": FIM, "stop": " + b"}).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == ("return a", "stop")
+    choice = client.post("/v1/completions", json={"prompt": FIM, "stop": ["zz", "\n"]}).json()["choices"][0]
+    assert choice["text"] == "return a + b"
+
+
+def test_openai_ends_at_a_length(endless: httpx.Client) -> None:
+    reply = endless.post("/v1/completions", json={"prompt": FIM, "max_tokens": 5}).json()
+    assert reply["choices"][0]["finish_reason"] == "length"
+    assert reply["usage"]["completion_tokens"] == 5
+
+
+def test_openai_streams(client: httpx.Client) -> None:
+    body = {"prompt": FIM, "stream": True, "model": "m"}
+    with client.stream("POST", "/v1/completions", json=body) as reply:
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
+    assert lines.pop() == "[DONE]"
+    events = [json.loads(line) for line in lines]
+    assert "".join(event["choices"][0]["text"] for event in events) == REPLY
+    assert [event["choices"][0]["finish_reason"] for event in events] == [None] * (len(events) - 1) + ["stop"]
+    assert len({event["id"] for event in events}) == 1
+
+
+def test_models_and_health(client: httpx.Client) -> None:
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["tiny"]
+    assert client.get("/health").json()["status"] == "ok"
+
+
+def test_sampling_with_a_seed_can_be_repeated(endless: httpx.Client) -> None:
+    body = {"inputs": FIM, "parameters": {"temperature": 50, "top_p": 1.0, "seed": 3, "max_new_tokens": 20}}
+    first, second = (endless.post("/", json=body).text for _ in range(2))
+    assert first == second
+    body["parameters"]["seed"] = 4  # type: ignore[index]
+    assert endless.post("/", json=body).text != first
