@@ -79,7 +79,8 @@ def _stopping(server: uvicorn.Server) -> Iterator[None]:
 def _listen(settings: ServeSettings) -> socket.socket:
     """A bound socket, so that a busy port is told before the model is loaded."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only on sockets that name TCP; with it every reply takes 40 ms longer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     if os.name == "posix":  # elsewhere it would let two servers share a port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -109,7 +109,7 @@ def saying(bundle: Bundle, text: str) -> Answer:
 @contextmanager
 def serving(completer: Completer, settings: ServeSettings | None = None) -> Iterator[httpx.Client]:
     """A client of a real server on a free port."""
-    with socket.socket() as listener:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         app = Server(completer, settings or ServeSettings()).app()
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="none"))

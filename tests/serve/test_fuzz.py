@@ -1,0 +1,64 @@
+"""Whatever JSON arrives, the answer is a completion or an error that every editor can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from serve.bundle import Bundle
+from tests.serve import llm_ls
+from tests.serve.conftest import completer_for, saying, serving
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([10**30, 1e308, float("nan"), float("inf"), -0.0]),
+    st.floats(),
+    st.text(st.characters(categories=None), max_size=8),
+    st.sampled_from(["<fim_prefix>a<fim_suffix>b<fim_middle>", "<fim_middle>", "\ud800", "def f("]),
+)
+anything = st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner)))
+names = st.sampled_from(
+    ["temperature", "top_p", "top_k", "seed", "stop", "max_new_tokens", "max_tokens", "details", "return_full_text"]
+    + ["do_sample", "parameters", "stream", "n", "suffix", "model"]
+)
+options = st.dictionaries(names, anything, max_size=4)
+text = st.one_of(scalars, st.text(st.characters(categories=None), max_size=40))
+bodies = st.one_of(
+    anything,
+    st.builds(lambda inputs, parameters: {"inputs": inputs, "parameters": parameters}, text, st.one_of(anything, options)),
+    st.builds(lambda prompt, others: {"prompt": prompt, **others}, text, options),
+)
+BACKENDS = {"/": "huggingface", "/generate": "tgi", "/v1/completions": "openai"}
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Bundle) -> Iterator[httpx.Client]:
+    with serving(completer_for(bundle, saying(bundle, "ok"))[0]) as client:
+        yield client
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(path=st.sampled_from(sorted(BACKENDS)), body=bodies)
+def test_no_body_makes_the_server_fail(client: httpx.Client, path: str, body: Any) -> None:
+    reply = client.post(path, content=json.dumps(body).encode())
+    assert reply.status_code in (200, 422), reply.text
+    if reply.headers["content-type"].startswith("text/event-stream"):
+        assert reply.text.endswith("data: [DONE]\n\n")
+        return
+    completions, message = llm_ls.read(BACKENDS[path], reply.text)
+    assert completions or message
+
+
+@settings(max_examples=100, deadline=None)
+@given(path=st.sampled_from(sorted(BACKENDS)), content=st.binary(max_size=60))
+def test_no_bytes_make_the_server_fail(client: httpx.Client, path: str, content: bytes) -> None:
+    reply = client.post(path, content=content)
+    assert reply.status_code == 422
+    assert llm_ls.read(BACKENDS[path], reply.text)[1]
