@@ -1,0 +1,112 @@
+"""What a user sees when the input cannot be used: one line with the next step, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from toolchain.cli import main
+from toolchain.contracts import manifest
+from toolchain.contracts.fim import STARCODER
+
+pytestmark = [pytest.mark.train, pytest.mark.compile]
+Fimble = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def fimble(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fimble:
+    """Run the command in an empty folder; the exit code and what it said on standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fimble", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def refused(result: tuple[int, str], *words: str) -> None:
+    code, said = result
+    lines = [line for line in said.splitlines() if line.strip()]
+    assert code == 2, said
+    assert len(lines) == 1, said
+    for word in ("error: ", *words):
+        assert word in lines[0]
+
+
+def test_no_such_repository(fimble: Fimble) -> None:
+    refused(fimble("up", "nowhere", "--no-serve"), "nowhere")
+
+
+def test_unknown_target(fimble: Fimble, tmp_path: Path) -> None:
+    refused(fimble("up", tmp_path, "--target", "gpu", "--no-serve"), "unknown target 'gpu'", "cpu")
+    refused(fimble("up", tmp_path, "--target", "metal", "--no-serve"), "metal", "cpu")
+
+
+def test_unsupported_architecture_and_missing_tokens(fimble: Fimble, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (base / "config.json").write_text(json.dumps({"model_type": "mamba"}), encoding="utf-8")
+    refused(fimble("compile", base, "--out", tmp_path / "out"), "mamba", "Supported: gpt_bigcode")
+    shape = {"model_type": "gpt_bigcode", "vocab_size": 64, "n_embd": 64, "n_layer": 1, "n_head": 1, "n_positions": 64}
+    (base / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+    (base / "tokenizer.json").write_text(tokenizer_without_fim(), encoding="utf-8")
+    refused(fimble("compile", base, "--out", tmp_path / "out"), "<fim_prefix>", "base")
+
+
+def tokenizer_without_fim() -> str:
+    from tokenizers import Tokenizer, models
+
+    text: str = Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).to_str()
+    return text
+
+
+def test_busy_port(fimble: Fimble, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    make_bundle(bundle)
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        refused(fimble("serve", bundle, "--port", port), f"port {port}", "--port")
+
+
+def make_bundle(folder: Path) -> None:
+    """A bundle whole enough to be opened; the port is told before its library is loaded."""
+    from tokenizers import Tokenizer, models
+
+    (folder / "params").mkdir(parents=True)
+    (folder / "model.so").write_bytes(b"")
+    tokenizer = Tokenizer(models.BPE(vocab={name: n for n, name in enumerate(STARCODER.control_tokens)}, merges=[]))
+    tokenizer.save(str(folder / "params" / "tokenizer.json"))
+    chat = {"temperature": 0.2, "top_p": 0.95, "max_gen_len": 64, "prefill_chunk_size": 128}
+    (folder / "params" / "mlc-chat-config.json").write_text(json.dumps(chat), encoding="utf-8")
+    facts = {"name": "m", "context_size": 64, "fim": STARCODER.to_json(), "targets": {"cpu": {"library": "model.so"}}}
+    manifest.seal(folder, kind="bundle", recipe=1, parents=[], settings={}, facts=facts)
+
+
+def test_unknown_key_in_the_settings_file(fimble: Fimble, tmp_path: Path) -> None:
+    (tmp_path / "fimble.toml").write_text("[train]\nmax-stepps = 3\n", encoding="utf-8")
+    refused(fimble("up", tmp_path, "--no-serve"), "max-stepps", "Did you mean 'max_steps'?")
+    (tmp_path / "fimble.toml").write_text("[trian]\n", encoding="utf-8")
+    refused(fimble("up", tmp_path, "--no-serve"), "trian", "Did you mean 'train'?")
+
+
+def test_wrong_kind_of_folder(fimble: Fimble, tmp_path: Path) -> None:
+    refused(fimble("serve", tmp_path), "is not a bundle")
+    refused(fimble("inspect", tmp_path / "none"), "does not exist")
+
+
+def test_a_base_that_is_nowhere(fimble: Fimble, tmp_path: Path) -> None:
+    refused(fimble("compile", "./nowhere", "--out", tmp_path / "out"), "nowhere")

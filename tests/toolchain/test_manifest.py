@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from toolchain.contracts import manifest
+from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.manifest import Draft, Parent
+from toolchain.contracts.progress import Progress, Silent
+from toolchain.contracts.stage import Plan, execute, is_current
+
+
+def plan(text: str = "hello", recipe: int = 1, fail: bool = False) -> Plan:
+    def write(draft: Draft, work: Path, progress: Progress) -> None:
+        (draft.path / "file.txt").write_text(text, encoding="utf-8")
+        if fail:
+            raise RuntimeError("power cut")
+        draft.facts["length"] = len(text)
+
+    parents = (Parent(kind="dataset", digest="1" * 64),)
+    return Plan(kind="adapter", recipe=recipe, parents=parents, settings={"text": text}, write=write)
+
+
+def test_written_once_and_then_current(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    made = execute(plan(), out, Silent())
+    assert manifest.verify(out) == []
+    assert made.facts == {"length": 5}
+    assert is_current(plan(), out)
+    assert execute(plan(fail=True), out, Silent()) == made
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_an_interrupted_stage_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        execute(plan(fail=True), tmp_path / "a", Silent())
+    assert not (tmp_path / "a").exists()
+    assert execute(plan(), tmp_path / "a", Silent()).facts == {"length": 5}
+
+
+def test_another_recipe_or_other_settings_are_not_current(tmp_path: Path) -> None:
+    execute(plan(), tmp_path / "a", Silent())
+    assert not is_current(plan(recipe=2), tmp_path / "a")
+    with pytest.raises(ArtifactError, match="already holds a finished adapter"):
+        execute(plan("other"), tmp_path / "a", Silent())
+    assert manifest.read(tmp_path / "a").facts == {"length": 5}
+
+
+def test_what_the_user_has_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="already exists"):
+        execute(plan(), tmp_path / "notes", Silent())
+
+
+def test_the_digest_leaves_out_time_but_not_content(tmp_path: Path) -> None:
+    first, second = execute(plan(), tmp_path / "a", Silent()), execute(plan(), tmp_path / "b", Silent())
+    assert first.digest == second.digest
+    assert execute(plan("other"), tmp_path / "c", Silent()).digest != first.digest
+
+
+def test_verify_names_what_changed(tmp_path: Path) -> None:
+    execute(plan(), tmp_path / "a", Silent())
+    (tmp_path / "a" / "file.txt").write_text("hellO", encoding="utf-8")
+    (tmp_path / "a" / "new.txt").write_text("", encoding="utf-8")
+    assert manifest.verify(tmp_path / "a") == [
+        "file.txt: changed since it was written",
+        "new.txt: not part of the artifact",
+    ]
+
+
+def test_two_writers_of_one_folder(tmp_path: Path) -> None:
+    arguments = {"kind": "adapter", "recipe": 1, "parents": [], "settings": {}}
+    with manifest.writing(tmp_path / "a", **arguments):  # noqa: SIM117  # the second must fail inside the first
+        with (
+            pytest.raises(ArtifactError, match="another fimble process"),
+            manifest.writing(tmp_path / "a", **arguments),
+        ):
+            pass
