@@ -246,8 +246,9 @@ def _reply_to_error(request: Request, error: Exception) -> Response:
         case FimbleError():
             return _failure(500, str(error), "model", "generation")
         case _:
-            # The server log has the rest.
-            return _failure(500, f"the server failed ({type(error).__name__})", "server", "internal")
+            # The server's log has the rest. It closes the connection after such an error, so the client is told.
+            headers = {"Connection": "close"}
+            return _failure(500, f"the server failed ({type(error).__name__})", "server", "internal", headers)
 
 
 def _failure(status: int, message: str, field: str, kind: str, headers: Mapping[str, str] | None = None) -> Response:
