@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +43,8 @@ BaseName = Annotated[str, typer.Option("--base", help="A checkpoint folder or a 
 def main() -> None:
     """The entry point: errors become one line and an exit code."""
     _keep_out_the_working_folder()
+    # Libraries tell their own developers here what the user can do nothing about.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app(standalone_mode=False)
     except FimbleError as error:

@@ -48,12 +48,14 @@ def run_demo(
         print(f"{step.stage:<9} {'made' if step.made else 'current':<9} {step.seconds:8.1f}")
     print(f"{'total':<19} {time.monotonic() - begun:8.1f}")
     for step in steps:
-        if heldout := step.manifest.facts.get("heldout"):
-            first, last = heldout[0]["heldout_loss"], heldout[-1]["heldout_loss"]
-            print(f"held-out FIM loss of {step.stage}: {first:.3f} -> {last:.3f}")
-    wanted = vscode_settings(
-        "http://127.0.0.1:8000", bundle.params / "tokenizer.json", bundle.spec, bundle.context_size, bundle.name
-    )
+        if held_out := step.manifest.facts.get("held_out"):
+            first, last = held_out["start"], held_out["end"]
+            print(
+                f"held-out FIM loss of {step.stage}: {first['loss']:.3f} -> {last['loss']:.3f}, "
+                f"bits per byte {first['bits_per_byte']:.3f} -> {last['bits_per_byte']:.3f}"
+            )
+    tokenizer = root.absolute() / "current" / "params" / "tokenizer.json"
+    wanted = vscode_settings("http://127.0.0.1:8000", tokenizer, bundle.spec, bundle.context_size, bundle.name)
     print(f"\nTo use it in VS Code, run   fimble serve {root}")
     print("and paste this into settings.json (extension: huggingface.huggingface-vscode):")
     print(json.dumps(wanted, indent=2))
