@@ -77,7 +77,10 @@ class Sampler:
 
 
 def cut(text: str, starts: list[int], tokens: int) -> list[str]:
-    """`text` in consecutive parts of at most `tokens` tokens, where token `i` begins at character `starts[i]`."""
+    """`text` in consecutive parts of `tokens` tokens, where token `i` begins at character `starts[i]`.
+
+    Characters stay whole: one that is spread over several tokens may make a part that much longer.
+    """
     edges = sorted({0, *starts[tokens::tokens], len(text)})
     return [text[begin:end] for begin, end in itertools.pairwise(edges)]
 

@@ -128,7 +128,7 @@ def _train(
     if steps < settings.max_steps:
         progress.say(f"{steps} steps are {settings.max_epochs:g} passes over the dataset (--max-epochs)")
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        models.recompute_activations(model)
     record = loop.train(
         model=model,
         stream=stream.BatchStream(train_texts, sampler, settings.batch_size),

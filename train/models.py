@@ -90,6 +90,12 @@ def adapted_layers(model: Any, targets: Sequence[str]) -> Counter[str]:
     return Counter(name for name in names if name in targets)
 
 
+def recompute_activations(model: Any) -> None:
+    """Gradient checkpointing, which transformers 5 renamed. The newer kind needs no gradient at the embeddings."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def write_adapter(model: Any, out: Path) -> None:
     """PEFT's own layout. Its lists are sets in memory, so they are sorted: the same training writes the same bytes."""
     model.save_pretrained(out, save_embedding_layers=False)

@@ -101,4 +101,6 @@ def collate(rows: Sequence[Row], padding: int) -> Batch:
             samples[index, begin:end] = number
             targets[index, begin : end - 1] = ids[index, begin + 1 : end]
             begin = end
+        # Padding has positions that go on, so that a row of one sample is not taken for a packed one.
+        positions[index, begin:] = torch.arange(length - begin) + len(row[-1].ids)
     return Batch(ids, positions, samples, targets, sum(sample.text_bytes for row in rows for sample in row))

@@ -1,0 +1,320 @@
+"""Training really lowers the held-out loss, and what it writes is what other tools read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.train.tiny import SHAPE, Lines, load, opened
+from toolchain.contracts import manifest
+from toolchain.contracts.errors import ArtifactError, SettingsError, StageError
+from toolchain.contracts.progress import Silent
+from toolchain.contracts.stage import execute
+from train import loop
+from train.fine_tune import plan_train, steps_for
+from train.settings import TrainSettings
+
+pytestmark = pytest.mark.train
+
+LORA = TrainSettings(
+    sequence_length=128,
+    max_steps=12,
+    batch_size=4,
+    gradient_accumulation=1,
+    learning_rate=2e-2,
+    warmup_steps=2,
+    lora_dropout=0.1,
+    evaluate_every=4,
+    evaluate_sequences=8,
+    save_every=3,
+)
+FULL = replace(LORA, method="full", learning_rate=5e-3, gradient_accumulation=2)
+METHODS = [pytest.param(LORA, id="lora"), pytest.param(FULL, id="full")]
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = folder.glob("*.safetensors")
+    found: dict[str, torch.Tensor] = load_file(file)
+    return found
+
+
+def same(one: Path, other: Path) -> bool:
+    mine, its = weights_in(one), weights_in(other)
+    return mine.keys() == its.keys() and all(torch.equal(mine[name], its[name]) for name in mine)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Path, base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One whole run of each method."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for settings in (LORA, FULL):
+        execute(plan_train(dataset, opened(base_folder), settings), folder / settings.method, Silent())
+    return {"lora": folder / "lora", "full": folder / "full"}
+
+
+@pytest.mark.parametrize("settings", METHODS)
+def test_training_lowers_the_held_out_loss(
+    dataset: Path, base_folder: Path, undisturbed: dict[str, Path], settings: TrainSettings
+) -> None:
+    made = manifest.read(undisturbed[settings.method])
+    facts = made.facts
+    assert made.kind == ("adapter" if settings.method == "lora" else "checkpoint")
+    assert [(parent.kind, parent.role) for parent in made.parents] == [("dataset", "dataset"), ("checkpoint", "base")]
+    start, end = facts["held_out"]["start"], facts["held_out"]["end"]
+    assert end["loss"] < start["loss"] - (0.04 if settings.method == "lora" else 0.7)
+    assert end["bits_per_byte"] < start["bits_per_byte"]
+    assert [point["step"] for point in facts["loss_curve"]] == [0, 4, 8, 12]
+    assert facts["fim"]["prefix"] == "<fim_prefix>"
+    assert facts["steps"] == 12
+    assert 12 * 4 * 64 < facts["tokens_seen"] / settings.gradient_accumulation <= 12 * 4 * 128
+    total = sum(weight.numel() for weight in weights_in(undisturbed[settings.method]).values())
+    assert facts["trained_parameters"] == total
+    assert not manifest.verify(undisturbed[settings.method])
+
+
+def test_the_adapter_is_in_the_layout_of_peft(base_folder: Path, undisturbed: dict[str, Path]) -> None:
+    from peft import PeftModel
+
+    out = undisturbed["lora"]
+    names = {path.name for path in out.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "manifest.json"}
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny-base"
+    assert config["target_modules"] == ["c_attn", "c_fc", "c_proj"]
+    ids = torch.arange(5, 45)[None]
+    plain = load(base_folder)
+    with torch.no_grad():
+        before = plain(ids).logits
+        after = PeftModel.from_pretrained(plain, out)(ids).logits
+    assert float((before - after).abs().max()) > 1e-2
+
+
+def test_the_checkpoint_is_in_the_layout_of_transformers(base_folder: Path, undisturbed: dict[str, Path]) -> None:
+    from transformers import AutoTokenizer
+
+    out = undisturbed["full"]
+    tuned, base = load(out), load(base_folder)
+    assert tuned.state_dict().keys() == base.state_dict().keys()
+    assert (
+        AutoTokenizer.from_pretrained(out)("x = 1").input_ids
+        == AutoTokenizer.from_pretrained(base_folder)("x = 1").input_ids
+    )
+    base = opened(out)
+    assert base.name == "tiny-base"
+
+
+def test_nothing_written_names_a_path_of_this_machine(
+    dataset: Path, base_folder: Path, undisturbed: dict[str, Path]
+) -> None:
+    for folder in undisturbed.values():
+        for path in folder.iterdir():
+            content = path.read_bytes()
+            assert str(base_folder).encode() not in content, path
+            assert str(folder.parent).encode() not in content, path
+            assert str(Path.home()).encode() + b"/" not in content, path
+
+
+@pytest.mark.parametrize("settings", METHODS)
+def test_an_interrupted_run_ends_with_the_same_bits(
+    dataset: Path, base_folder: Path, undisturbed: dict[str, Path], tmp_path: Path, settings: TrainSettings
+) -> None:
+    def fail() -> None:
+        raise OSError("the lights went out")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    plan = plan_train(dataset, opened(base_folder), settings)
+    out = tmp_path / "out"
+    for step, action, error in ((5, fail, OSError), (11, interrupt, KeyboardInterrupt)):
+        with pytest.raises(error):
+            execute(plan, out, Lines(step, action))
+    assert not out.exists()
+    resumed = Lines()
+    torch.set_num_threads(2)  # the run keeps to the number it began with, and then gives this one back
+    execute(plan, out, resumed)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    # An interrupt saves the step it comes after; anything else goes back to the last saved state.
+    assert resumed.lines[0] == "Resuming after step 11 of 12"
+    assert same(out, undisturbed[settings.method])
+    assert manifest.read(out).digest == manifest.read(undisturbed[settings.method]).digest
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
+    dataset: Path, base_folder: Path, undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
+    """SIGKILL at a bad moment: with the state of step 6 half written, and better weights kept than step 3 knows."""
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        from pathlib import Path
+        from tests.train.test_fine_tune import LORA
+        from tests.train.tiny import opened
+        from toolchain.contracts.progress import Silent
+        from toolchain.contracts.stage import execute
+        from train import run_state
+        from train.fine_tune import plan_train
+
+        dataset, base, out = sys.argv[1:]
+        calls = 0
+        original = run_state._to_disk
+
+        def die(*arguments, **keywords):
+            global calls
+            calls += 1
+            if calls == 8:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **keywords)
+
+        run_state._to_disk = die
+        execute(plan_train(Path(dataset), opened(Path(base)), LORA), Path(out), Silent())
+        """
+    )
+    out = tmp_path / "out"
+    arguments = [sys.executable, "-c", script, str(dataset), str(base_folder), str(out)]
+    assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
+    left = {path.name for path in (tmp_path / ".out.work").iterdir()}
+    assert {"state-00000003", ".state.partial", "best-00000000.safetensors", "best-00000004.safetensors"} <= left
+    execute(plan_train(dataset, opened(base_folder), LORA), out, Silent())
+    assert same(out, undisturbed["lora"])
+    assert manifest.read(out).digest == manifest.read(undisturbed["lora"]).digest
+
+
+def test_an_interrupted_run_with_other_settings_is_not_resumed(
+    dataset: Path, base_folder: Path, undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    base = opened(base_folder)
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan_train(dataset, base, replace(LORA, seed=1)), tmp_path / "out", Lines(5, interrupt))
+    listener = Lines()
+    execute(plan_train(dataset, base, LORA), tmp_path / "out", listener)
+    assert "starting anew" in listener.lines[0]
+    assert same(tmp_path / "out", undisturbed["lora"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_last_state(
+    dataset: Path, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = loop.token_losses, 0
+
+    def losses(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return original(*arguments) * (float("nan") if calls == 5 else 1.0)
+
+    monkeypatch.setattr(loop, "token_losses", losses)
+    with pytest.raises(StageError, match="at step 5 the loss is nan") as caught:
+        execute(plan_train(dataset, opened(base_folder), LORA), tmp_path / "out", Silent())
+    assert "--learning-rate" in caught.value.next_step
+    assert (tmp_path / ".out.work" / "state-00000003").is_dir()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_and_a_full_memory_say_what_to_do(
+    dataset: Path, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    plan = plan_train(dataset, opened(base_folder), LORA)
+    with monkeypatch.context() as patched:
+        patched.setattr("train.run_state.torch.save", no_space)
+        with pytest.raises(StageError, match=r"the state after step 3 cannot be written .*No space left"):
+            execute(plan, tmp_path / "out", Silent())
+
+    def no_memory(*arguments: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "token_losses", no_memory)
+        with pytest.raises(StageError, match="memory does not suffice") as caught:
+            execute(plan, tmp_path / "out", Silent())
+        assert "--batch-size" in caught.value.next_step
+
+
+def test_the_best_weights_are_kept_and_patience_ends_the_run(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
+    # With such a rate the model is at its best early, and then gets worse.
+    settings = replace(
+        FULL, learning_rate=0.3, schedule="constant", evaluate_every=1, patience=3, max_steps=30, warmup_steps=0
+    )
+    listener = Lines()
+    made = execute(plan_train(dataset, opened(base_folder), settings), tmp_path / "out", listener)
+    curve = [point["loss"] for point in made.facts["loss_curve"]]
+    best = made.facts["held_out"]["end"]["step"]
+    assert curve[best] == min(curve)
+    assert made.facts["steps"] == best + 3 == len(curve) - 1
+    assert any(line.startswith(f"kept the weights of step {best}") for line in listener.lines)
+    # The weights themselves are the kept ones: measured as a base, they start where the best evaluation was.
+    again = execute(
+        plan_train(dataset, opened(tmp_path / "out"), replace(FULL, max_steps=1)), tmp_path / "again", Silent()
+    )
+    assert again.facts["held_out"]["start"]["loss"] == pytest.approx(min(curve), abs=1e-5)
+
+
+def test_targets_that_match_nothing_are_refused(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
+    settings = replace(LORA, lora_target=("c_attn", "k_proj"))
+    with pytest.raises(SettingsError, match="k_proj") as caught:
+        execute(plan_train(dataset, opened(base_folder), settings), tmp_path / "out", Silent())
+    assert "c_attn, c_fc, c_proj" in caught.value.next_step
+
+
+def test_only_a_dataset_is_trained_on(base_folder: Path, undisturbed: dict[str, Path]) -> None:
+    with pytest.raises(ArtifactError, match="adapter, not a dataset"):
+        plan_train(undisturbed["lora"], opened(base_folder), LORA)
+
+
+def test_a_weight_that_is_missing_is_not_made_up(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = shutil.copytree(base_folder, tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    del weights["transformer.h.1.mlp.c_fc.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=r"lacks the weight transformer\.h\.1\.mlp\.c_fc\.weight"):
+        execute(plan_train(dataset, opened(folder), LORA), tmp_path / "out", Silent())
+
+
+def test_gradient_checkpointing_and_bfloat16_change_memory_and_speed_and_not_the_result(
+    dataset: Path, base_folder: Path, tmp_path: Path
+) -> None:
+    ends = []
+    for number, change in enumerate(({}, {"gradient_checkpointing": True}, {"dtype": "bfloat16"})):
+        settings = replace(LORA, max_steps=2, batch_size=2, evaluate_sequences=2, **change)
+        made = execute(plan_train(dataset, opened(base_folder), settings), tmp_path / str(number), Silent())
+        ends.append(made.facts["held_out"]["end"]["loss"])
+    assert ends[1] == pytest.approx(ends[0], abs=1e-4)
+    assert ends[2] == pytest.approx(ends[0], abs=0.02)
+
+
+def test_passes_over_a_small_dataset_are_bounded() -> None:
+    settings = replace(LORA, max_steps=1000, max_epochs=2)
+    assert steps_for(tokens=128 * 4 * 10, length=128, settings=settings) == 20
+    assert steps_for(tokens=10**9, length=128, settings=settings) == 1000
+    assert steps_for(tokens=1, length=128, settings=settings) == 1
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    settings = replace(LORA, learning_rate=1.0, warmup_steps=10)
+    rates = [loop.learning_rate(step, 100, settings) for step in range(1, 101)]
+    assert rates[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
+    assert rates[9] == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+    assert loop.learning_rate(55, 100, replace(settings, schedule="constant")) == 1.0
+    assert SHAPE.training().peak_learning_rate == SHAPE.learning_rate

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from toolchain.contracts.errors import SettingsError
+from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
+
+pytestmark = pytest.mark.train
+
+BAD: list[tuple[str, Any]] = [
+    ("method", "qlora"),
+    ("sequence_length", 8),
+    ("sequence_length", "2048"),
+    ("max_steps", 0),
+    ("max_epochs", 0),
+    ("batch_size", 0),
+    ("batch_size", True),
+    ("gradient_accumulation", -1),
+    ("learning_rate", 0),
+    ("learning_rate", float("nan")),
+    ("warmup_steps", -1),
+    ("schedule", "linear"),
+    ("weight_decay", -0.1),
+    ("max_gradient_norm", 0),
+    ("fim_rate", 1.5),
+    ("spm_rate", -0.5),
+    ("lora_rank", 0),
+    ("lora_alpha", 0),
+    ("lora_dropout", 1.0),
+    ("evaluate_every", 0),
+    ("evaluate_sequences", 0),
+    ("patience", 0),
+    ("save_every", 0),
+    ("dtype", "float16"),
+    ("seed", -1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_bad_value_is_named_by_its_flag(name: str, value: Any) -> None:
+    with pytest.raises(SettingsError, match=f"--{name.replace('_', '-')}"):
+        TrainSettings(**{name: value})
+
+
+def test_contradictions_are_refused() -> None:
+    with pytest.raises(SettingsError, match="--lora-target"):
+        TrainSettings(method="full", lora_target=("c_proj",))
+    with pytest.raises(SettingsError, match="--hidden-size"):
+        ScratchSettings(hidden_size=100)
+    with pytest.raises(SettingsError, match="--batch-size"):
+        ScratchSettings(batch_size=0)
+
+
+def test_each_method_has_its_own_learning_rate() -> None:
+    assert TrainSettings().peak_learning_rate == 5e-4
+    assert TrainSettings(method="full").peak_learning_rate == 5e-5
+    assert TrainSettings(learning_rate=1e-3).peak_learning_rate == 1e-3
+
+
+def test_the_values_for_scratch_fit_the_scratch_model() -> None:
+    assert TrainSettings(**FOR_SCRATCH).sequence_length <= ScratchSettings().context_size
+
+
+def test_settings_and_bases_load_without_the_heavy_libraries() -> None:
+    modules = "train.settings, train.bases, train.fine_tune, train.scratch, train.adapters.merge"
+    heavy = "{'torch', 'transformers', 'peft', 'datasets', 'tokenizers', 'huggingface_hub'}"
+    code = f"import sys, {modules}; found = {heavy} & set(sys.modules); sys.exit(str(found) if found else 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,90 @@
+"""Small and real: a dataset of a few standard library files, and a GPTBigCode model of two narrow layers."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import torch
+from transformers import AutoModelForCausalLM
+
+from toolchain.contracts.manifest import writing
+from train.bases import Base, open_base
+from train.scratch import make_model, train_tokenizer
+from train.settings import ScratchSettings
+
+# Models this small are faster in one thread, by far when the machine has other work.
+torch.set_num_threads(1)
+
+LIBRARY = Path(sysconfig.get_paths()["stdlib"])
+TRAIN = ("json/decoder.py", "json/encoder.py", "textwrap.py", "shlex.py", "bisect.py", "heapq.py", "csv.py")
+HELD_OUT = ("json/scanner.py", "json/tool.py", "fnmatch.py")
+SHAPE = ScratchSettings(vocabulary=512, hidden_size=64, layers=2, context_size=128, batch_size=4, max_steps=12)
+
+
+def library_texts(names: tuple[str, ...]) -> list[str]:
+    return [(LIBRARY / name).read_text(encoding="utf-8") for name in names]
+
+
+def write_dataset(folder: Path, train: list[str], held_out: list[str]) -> Path:
+    """A dataset artifact such as `fimble collect` writes."""
+    with writing(folder, kind="dataset", recipe=1, parents=(), settings={}) as draft:
+        (draft.path / "data").mkdir()
+        for split, texts in (("train", train), ("heldout", held_out)):
+            rows = [
+                {
+                    "repository": "tiny",
+                    "path": f"{split}/{number}.py",
+                    "commit": "0" * 40,
+                    "language": "Python",
+                    "license": "PSF-2.0",
+                    "content": text,
+                }
+                for number, text in enumerate(texts)
+            ]
+            path = draft.path / "data" / f"{split}-00000-of-00001.parquet"
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return folder
+
+
+def write_base(folder: Path, dtype: torch.dtype = torch.float32, shape: ScratchSettings = SHAPE) -> Path:
+    """A checkpoint with random weights and a tokenizer trained on the tiny dataset."""
+    folder.mkdir()
+    train_tokenizer(library_texts(TRAIN), shape, folder)
+    make_model(shape, folder)
+    if dtype != torch.float32:
+        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
+    return folder
+
+
+def load(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+
+
+def opened(folder: Path) -> Base:
+    return open_base(str(folder), folder.parent / "cache")
+
+
+class Lines:
+    """A listener that keeps what is said, and may do something when a given step is done."""
+
+    def __init__(self, at_step: int | None = None, action: Any = None) -> None:
+        self.lines: list[str] = []
+        self._at, self._action, self._step = at_step, action, 0
+
+    def start(self, title: str, total: int | None = None, unit: str = "") -> None:
+        self._step = 0
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self._step += amount
+        if note and self._step == self._at:
+            self._action()
+
+    def finish(self) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
