@@ -61,7 +61,9 @@ def test_facts_that_cannot_be_served(
     assert caught.value.next_step
 
 
-@pytest.mark.parametrize("chat", [{"max_gen_len": 0}, {"prefill_chunk_size": -1}, {"top_p": None}, {"temperature": "x"}])
+@pytest.mark.parametrize(
+    "chat", [{"max_gen_len": 0}, {"prefill_chunk_size": -1}, {"top_p": None}, {"temperature": "x"}]
+)
 def test_a_chat_config_that_cannot_be_served(trained: Tokenizer, tmp_path: Path, chat: dict[str, Any]) -> None:
     with pytest.raises(ArtifactError):
         open_bundle(write_bundle(tmp_path / "bad", trained, chat=chat))

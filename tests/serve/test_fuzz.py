@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from serve.bundle import Bundle
 from tests.serve import llm_ls
@@ -23,16 +24,20 @@ scalars = st.one_of(
     st.text(st.characters(categories=None), max_size=8),
     st.sampled_from(["<fim_prefix>a<fim_suffix>b<fim_middle>", "<fim_middle>", "\ud800", "def f("]),
 )
-anything = st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner)))
+anything = st.recursive(
+    scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner))
+)
 names = st.sampled_from(
-    ["temperature", "top_p", "top_k", "seed", "stop", "max_new_tokens", "max_tokens", "details", "return_full_text"]
-    + ["do_sample", "parameters", "stream", "n", "suffix", "model"]
+    "temperature top_p top_k seed stop max_new_tokens max_tokens do_sample details return_full_text "
+    "parameters stream n suffix model".split()
 )
 options = st.dictionaries(names, anything, max_size=4)
 text = st.one_of(scalars, st.text(st.characters(categories=None), max_size=40))
 bodies = st.one_of(
     anything,
-    st.builds(lambda inputs, parameters: {"inputs": inputs, "parameters": parameters}, text, st.one_of(anything, options)),
+    st.builds(
+        lambda inputs, parameters: {"inputs": inputs, "parameters": parameters}, text, st.one_of(anything, options)
+    ),
     st.builds(lambda prompt, others: {"prompt": prompt, **others}, text, options),
 )
 BACKENDS = {"/": "huggingface", "/generate": "tgi", "/v1/completions": "openai"}

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve.engine.sampling import Sampling
 from serve.requests import (
@@ -72,7 +73,7 @@ def test_stop_strings(value: Any, stops: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("value", [7, [7], ["a"] * (MOST_STOPS + 1), ["a" * (LONGEST_STOP + 1)], {"a": 1}])
 def test_what_are_no_stop_strings(value: Any) -> None:
-    with pytest.raises(BadRequest, match="^stop: "):
+    with pytest.raises(BadRequest, match=r"^stop: "):
         read_stop({"stop": value}, "stop")
 
 
@@ -84,14 +85,16 @@ def test_text_is_clean_of_surrogates_and_otherwise_the_same(text: str) -> None:
         assert cleaned == text
 
 
-@pytest.mark.parametrize(("text", "cleaned"), [("a\ud800b", "a\ufffdb"), ("a\udc00", "a\ufffd"), ("\ud83d\ude00", "😀")])
+@pytest.mark.parametrize(
+    ("text", "cleaned"), [("a\ud800b", "a\ufffdb"), ("a\udc00", "a\ufffd"), ("\ud83d\ude00", "😀")]
+)
 def test_lone_surrogates_are_replaced_and_halves_joined(text: str, cleaned: str) -> None:
     assert read_text({"inputs": text}, "inputs") == cleaned
 
 
 @pytest.mark.parametrize("value", [None, 7, ["a"], {}])
 def test_what_is_no_text(value: Any) -> None:
-    with pytest.raises(BadRequest, match="^inputs: a string is needed"):
+    with pytest.raises(BadRequest, match=r"^inputs: a string is needed"):
         read_text({"inputs": value}, "inputs")
 
 
