@@ -62,7 +62,11 @@ def open_bundle(folder: Path, target: str = "cpu") -> Bundle:
             ids=ids,
             end_ids=ids.control.union(special),
             tokenizer=tokenizer,
-            sampling=Sampling(temperature=float(chat["temperature"]), top_p=float(chat["top_p"])),
+            sampling=Sampling(
+                temperature=float(chat["temperature"]),
+                top_p=float(chat["top_p"]),
+                repetition_penalty=float(chat["repetition_penalty"]),
+            ),
             max_tokens=int(chat["max_gen_len"]),
             prefill_chunk=int(chat["prefill_chunk_size"]),
             library=_inside(folder, targets[target]["library"]),

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from serve import prompts
 from serve.bundle import Bundle
-from serve.engine.engine import Engine, Statistics
+from serve.engine.engine import Ending, Engine, Statistics
 from serve.requests import Completion, CompletionRequest, Finish
 from serve.text import TextStream
 from toolchain.contracts.errors import ArtifactError
+
+FINISH: dict[Ending, Finish] = {"end_token": "stop", "length": "length", "cancelled": "cancelled"}
 
 
 @dataclass(frozen=True)
@@ -42,25 +44,21 @@ class Completer:
         """Pieces of text as they become final, then the completion with all of it."""
         prompt, max_tokens = self.prompt(request)
         text, statistics = TextStream(self.bundle.tokenizer, request.stop), Statistics()
-        whole, ended = "", True
+        whole = ""
         tokens = self.engine.generate(prompt, request.sampling, max_tokens, self.bundle.end_ids, cancelled, statistics)
         with closing(tokens):  # whatever happens here, the engine is free for the next request
-            for count, token in enumerate(tokens, start=1):
+            for token in tokens:
                 piece = text.push(token)
                 whole += piece
                 if piece:
                     yield piece
                 if text.stopped:
                     break
-                ended = count < max_tokens
         rest = text.finish()
         whole += rest
         if rest:
             yield rest
-        finish: Finish = "stop" if ended else "length"
-        if cancelled() and not text.stopped:
-            finish = "cancelled"
-        yield Completion(whole, finish, len(prompt), statistics)
+        yield Completion(whole, "stop" if text.stopped else FINISH[statistics.ending], len(prompt), statistics)
 
     def prompt(self, request: CompletionRequest) -> tuple[list[int], int]:
         """The prompt's ids, trimmed so that `max_tokens` fit behind them, and that count."""

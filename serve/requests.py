@@ -96,7 +96,7 @@ def read_stop(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def read_sampling(values: Mapping[str, Any], defaults: Sampling) -> Sampling:
-    """Temperature, top_p, top_k and seed; `do_sample: false` means greedy, a top_k or seed of -1 means none."""
+    """How tokens are chosen; `do_sample: false` means greedy, a top_k or seed of -1 means none."""
     seed = None if values.get("seed") == -1 else values.get("seed")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
         raise BadRequest("seed", "a whole number from 0 to 2^64 is needed")
@@ -106,6 +106,7 @@ def read_sampling(values: Mapping[str, Any], defaults: Sampling) -> Sampling:
         top_p=read_number(values, "top_p", defaults.top_p, 0, 1),
         top_k=max(int(read_number(values, "top_k", defaults.top_k, -1, 1e9)), 0),
         seed=seed,
+        repetition_penalty=read_number(values, "repetition_penalty", defaults.repetition_penalty, 0.1, 10),
     )
 
 

@@ -33,6 +33,11 @@ class Sampling:
         if self.top_k < 0:
             raise SettingsError(f"a top_k of {self.top_k} cannot be used", "Give a count of tokens, or 0 for all.")
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise SettingsError(
+                f"a repetition penalty of {self.repetition_penalty} cannot be used",
+                "Give 1 for none, or a little more.",
+            )
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             raise SettingsError(f"a repetition penalty of {self.repetition_penalty} cannot be used", "Give 1 for none.")
 
 

@@ -26,7 +26,13 @@ from toolchain.contracts import fim, manifest
 CONTEXT = 256
 CORPUS = Path(__file__).parent
 SPECIAL = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>", "<filename>"]
-CHAT_CONFIG = {"temperature": 0.2, "top_p": 0.95, "max_gen_len": 64, "prefill_chunk_size": 32}
+CHAT_CONFIG = {
+    "temperature": 0.2,
+    "top_p": 0.95,
+    "repetition_penalty": 1.0,
+    "max_gen_len": 64,
+    "prefill_chunk_size": 32,
+}
 LIBRARY = "tiny-q4f16_1-cpu.so"
 
 

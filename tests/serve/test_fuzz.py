@@ -27,10 +27,9 @@ scalars = st.one_of(
 anything = st.recursive(
     scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner))
 )
-names = st.sampled_from(
-    "temperature top_p top_k seed stop max_new_tokens max_tokens do_sample details return_full_text "
-    "parameters stream n suffix model".split()
-)
+NUMBERS = ["temperature", "top_p", "top_k", "seed", "repetition_penalty", "max_new_tokens", "max_tokens"]
+OTHERS = ["do_sample", "stop", "parameters", "stream", "n", "suffix", "model", "details", "return_full_text"]
+names = st.sampled_from([*NUMBERS, *OTHERS])
 options = st.dictionaries(names, anything, max_size=4)
 text = st.one_of(scalars, st.text(st.characters(categories=None), max_size=40))
 bodies = st.one_of(

@@ -136,7 +136,7 @@ def test_explicit_nulls_mean_the_defaults(client: httpx.Client) -> None:
 
 
 def test_unknown_parameters_are_ignored(client: httpx.Client) -> None:
-    body = {"inputs": FIM, "parameters": {"repetition_penalty": 1.1, "use_cache": False}, "options": {"a": 1}}
+    body = {"inputs": FIM, "parameters": {"typical_p": 0.9, "use_cache": False}, "options": {"a": 1}}
     assert client.post("/", json=body).json() == [{"generated_text": REPLY}]
 
 

@@ -57,7 +57,7 @@ def test_sampling(values: dict[str, Any], sampling: Sampling) -> None:
     assert read_sampling(values, Sampling(0.2, 0.95)) == sampling
 
 
-@pytest.mark.parametrize("name", ["temperature", "top_p", "top_k", "seed"])
+@pytest.mark.parametrize("name", ["temperature", "top_p", "top_k", "seed", "repetition_penalty"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -2, HUGE, -HUGE, True, "1", [], {}])
 def test_what_is_no_sampling(name: str, value: Any) -> None:
     with pytest.raises(BadRequest, match=f"^{name}: "):

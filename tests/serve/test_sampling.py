@@ -73,3 +73,11 @@ def test_logits_that_are_no_numbers_are_an_error(bad: float, temperature: float)
 def test_sampling_checks_itself(values: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="cannot be used"):
         Sampling(**values)  # type: ignore[arg-type]
+
+
+def test_a_repetition_penalty_makes_what_occurred_less_likely() -> None:
+    logits, draw = np.array([2.0, 1.5, -1.0], np.float32), np.random.default_rng(0)
+    assert choose(logits, Sampling(repetition_penalty=2.0), draw, {0}) == 1
+    assert choose(logits, Sampling(repetition_penalty=2.0), draw, {2}) == 0
+    assert choose(logits, Sampling(repetition_penalty=1.0), draw, {0}) == 0
+    assert logits[0] == 2.0
