@@ -1,1 +1,1 @@
-"""From repositories to a dataset, from a dataset to an adapter or checkpoint, from an adapter to a merged checkpoint."""
+"""From repositories to a dataset, to an adapter or checkpoint, to a merged checkpoint."""
