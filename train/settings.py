@@ -133,13 +133,13 @@ class ScratchSettings:
     layers: int = 4
     """Transformer blocks."""
 
-    context_size: int = 1024
+    context_size: int = 512
     """Positions that the model has, and tokens in a training sequence, so that every position is learnt."""
 
-    max_steps: int = 300
+    max_steps: int = 400
     """Optimizer steps."""
 
-    batch_size: int = 2
+    batch_size: int = 4
     """Sequences in one optimizer step."""
 
     learning_rate: float = 2e-3
@@ -186,9 +186,9 @@ class ScratchSettings:
 
 
 FOR_SCRATCH: dict[str, Any] = {
-    "sequence_length": 1024,
-    "max_steps": 60,
-    "batch_size": 2,
+    "sequence_length": 512,
+    "max_steps": 80,
+    "batch_size": 4,
     "gradient_accumulation": 1,
     "learning_rate": 1e-3,
     "warmup_steps": 10,

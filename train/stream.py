@@ -1,11 +1,13 @@
 """From texts to an endless stream of batches, in an order that the seed decides.
 
-Every epoch has its own order and its own cuts. The stream's place is small (the epoch, a number of files, and the
-samples that wait in open rows), so a resumed run goes on at once and with the same batches.
+Every epoch has its own order and its own cuts. Many files are read at a time, a sample of each in turn: otherwise a
+large file fills batch after batch with itself. The stream's place is small (the files being read, and the samples
+that wait in open rows), so a resumed run goes on at once and with the same batches.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,14 +17,26 @@ from train.fim import Sample, Sampler
 from train.packing import Batch, Packer, Row, collate
 
 HELD_OUT_DRAW = "held-out"
+FILES_AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A file being read: of which epoch, its index, and how many of its samples were taken."""
+
+    epoch: int
+    document: int
+    taken: int
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stream stands: files read of an epoch, and the rows that are full or still open."""
+    """Where a stream stands: files begun of an epoch, those being read, whose turn it is, rows full or open."""
 
     epoch: int
     files: int
+    reading: list[Reading]
+    turn: int
     ready: list[Row]
     open: list[Row]
 
@@ -32,7 +46,8 @@ class Place:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Place:
         ready, rows = ([[Sample(**s) for s in row] for row in content[name]] for name in ("ready", "open"))
-        return cls(content["epoch"], content["files"], ready, rows)
+        reading = [Reading(**file) for file in content["reading"]]
+        return cls(content["epoch"], content["files"], reading, content["turn"], ready, rows)
 
 
 class BatchStream:
@@ -45,32 +60,58 @@ class BatchStream:
         self._epoch = 0
         self._files = 0
         self._order = self._order_of(0)
+        self._reading: list[tuple[Reading, Iterator[Sample]]] = []
+        self._turn = 0
 
     def next(self) -> Batch:
         while len(self._ready) < self._batch_size:
-            for sample in self._read_file():
-                if row := self._packer.add(sample):
-                    self._ready.append(row)
+            if row := self._packer.add(self._next_sample()):
+                self._ready.append(row)
         rows, self._ready = self._ready[: self._batch_size], self._ready[self._batch_size :]
         return collate(rows, self._sampler.ids.end_of_text)
 
     def place(self) -> Place:
         # Samples never change, but rows grow.
-        return Place(self._epoch, self._files, list(self._ready), [list(row) for row in self._packer.rows])
+        reading = [file for file, _ in self._reading]
+        rows = [list(row) for row in self._packer.rows]
+        return Place(self._epoch, self._files, reading, self._turn, list(self._ready), rows)
 
     def resume(self, place: Place) -> None:
         """Go on from a place of a stream over the same texts with the same settings."""
         self._epoch, self._files, self._ready = place.epoch, place.files, list(place.ready)
         self._packer.rows = [list(row) for row in place.open]
         self._order = self._order_of(self._epoch)
+        self._reading = [(file, self._samples_of(file)) for file in place.reading]
+        self._turn = place.turn
 
-    def _read_file(self) -> Iterator[Sample]:
+    def _next_sample(self) -> Sample:
+        """The next sample of the file whose turn it is; a file that has none left makes room for another."""
+        while True:
+            if len(self._reading) < min(FILES_AT_A_TIME, len(self._texts)):
+                file = self._begin_file()
+                self._reading.append((file, self._samples_of(file)))
+                continue
+            self._turn %= len(self._reading)
+            file, samples = self._reading[self._turn]
+            sample = next(samples, None)
+            if sample is None:
+                del self._reading[self._turn]
+                continue
+            self._reading[self._turn] = (Reading(file.epoch, file.document, file.taken + 1), samples)
+            self._turn += 1
+            return sample
+
+    def _samples_of(self, file: Reading) -> Iterator[Sample]:
+        samples = self._sampler.samples(self._texts[file.document], file.epoch, file.document)
+        return itertools.islice(samples, file.taken, None)
+
+    def _begin_file(self) -> Reading:
         if self._files == len(self._order):
             self._epoch, self._files = self._epoch + 1, 0
             self._order = self._order_of(self._epoch)
         document = self._order[self._files]
         self._files += 1
-        return self._sampler.samples(self._texts[document], self._epoch, document)
+        return Reading(self._epoch, document, 0)
 
     def _order_of(self, epoch: int) -> list[int]:
         order = list(range(len(self._texts)))
