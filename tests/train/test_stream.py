@@ -66,6 +66,13 @@ def test_an_epoch_reads_every_file_once(sampler: Sampler) -> None:
     assert {seen.count(file) for file in files} <= {31, 32}
 
 
+def test_a_large_file_does_not_fill_batches_with_itself(sampler: Sampler) -> None:
+    small = [f"small = {number}\n" * 20 for number in range(30)]
+    stream = BatchStream(["large = 1\n" * 4000, *small], replace(sampler, fim_rate=0.0), 8)
+    decoded = "".join(sampler.tokenizer.tokenizer.decode(row) for row in stream.next().ids.tolist())
+    assert decoded.count("small") > decoded.count("large")
+
+
 def test_held_out_batches_are_the_same_at_every_call_and_no_more_than_asked(sampler: Sampler) -> None:
     texts = library_texts(HELD_OUT)
     one, other = (held_out_batches(texts, sampler, 4, 10) for _ in range(2))
