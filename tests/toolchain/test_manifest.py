@@ -70,7 +70,7 @@ def test_verify_names_what_changed(tmp_path: Path) -> None:
 
 def test_two_writers_of_one_folder(tmp_path: Path) -> None:
     arguments = {"kind": "adapter", "recipe": 1, "parents": [], "settings": {}}
-    with manifest.writing(tmp_path / "a", **arguments):  # noqa: SIM117  # the second must fail inside the first
+    with manifest.writing(tmp_path / "a", **arguments):  # noqa: SIM117  # the second fails inside the first, which then ends well
         with (
             pytest.raises(ArtifactError, match="another fimble process"),
             manifest.writing(tmp_path / "a", **arguments),
