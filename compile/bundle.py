@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from compile import chat_config, processor
 from compile.schemes import parse_scheme
 from compile.settings import CompileSettings
 from toolchain.contracts import architectures, fim
 from toolchain.contracts import settings as contract_settings
-from toolchain.contracts.errors import ArtifactError, MissingExtra
+from toolchain.contracts.errors import MissingExtra
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
 from toolchain.contracts.targets import parse_target
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from toolchain.contracts.tokenizer import open_tokenizer
 
 RECIPE = 1
 
@@ -31,7 +28,7 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     """
     facts = architectures.read(checkpoint)
     scheme = parse_scheme(settings.quantization)
-    tokenizer = _open_tokenizer(checkpoint)
+    tokenizer = open_tokenizer(checkpoint)
     spec = fim.detect(tokenizer.token_to_id, where=str(checkpoint / "tokenizer.json"))
     ids = fim.resolve(spec, tokenizer.token_to_id)
     context = min(settings.context_size or facts.context_size, facts.context_size)
@@ -72,18 +69,6 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
         settings=contract_settings.to_json(settings) | {"context_size": context, "processor": processor.identity()},
         write=write,
     )
-
-
-def _open_tokenizer(checkpoint: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    path = checkpoint / "tokenizer.json"
-    if not path.is_file():
-        raise ArtifactError(f"{checkpoint} has no tokenizer.json", "Save the tokenizer in its fast form there.")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception for a file it cannot parse
-        raise ArtifactError(f"{path} cannot be read ({error})", "Fetch or write that file again.") from None
 
 
 def _require_tvm() -> None:

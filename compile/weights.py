@@ -15,6 +15,7 @@ from compile.schemes import Scheme
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.progress import Progress
+from toolchain.contracts.weight_files import Weight
 
 
 def convert(source: Path, facts: Architecture, scheme: Scheme, out: Path, progress: Progress) -> None:
@@ -50,9 +51,7 @@ def quantized_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int
     return (outputs, groups * quantization.GROUP // quantization.PER_WORD), (outputs, groups)
 
 
-def _tensors(
-    plan: Mapping[str, checkpoint.Entry], scheme: Scheme, progress: Progress
-) -> Iterator[tuple[str, NDArray[Any]]]:
+def _tensors(plan: Mapping[str, Weight], scheme: Scheme, progress: Progress) -> Iterator[tuple[str, NDArray[Any]]]:
     for name, entry in plan.items():
         tensor = checkpoint.load(entry)
         with np.errstate(over="ignore"):
@@ -71,7 +70,7 @@ def _tensors(
         progress.advance()
 
 
-def _metadata(plan: Mapping[str, checkpoint.Entry], scheme: Scheme) -> dict[str, float]:
+def _metadata(plan: Mapping[str, Weight], scheme: Scheme) -> dict[str, float]:
     """MLC's summary: stored tensors, their bytes, and bits per parameter of the model."""
     width = np.dtype(scheme.dtype).itemsize
     tensors, size, parameters = 0, 0, 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from serve.engine.runner import Runner
 from serve.engine.sampling import Sampling
 from toolchain.contracts import fim, manifest
 from toolchain.contracts.errors import ArtifactError, FimbleError
+from toolchain.contracts.tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,7 +49,7 @@ def open_bundle(folder: Path, target: str = "cpu") -> Bundle:
     try:
         chat = json.loads(_inside(folder, f"params/{CHAT_CONFIG}").read_text(encoding="utf-8"))
         spec = fim.FimSpec(**facts["fim"])
-        tokenizer = _open_tokenizer(_inside(folder, f"params/{TOKENIZER}"), spec)
+        tokenizer = open_tokenizer(_inside(folder, f"params/{TOKENIZER}").parent, spec.control_tokens)
         targets = facts["targets"]
         if target not in targets:
             raise ArtifactError(f"{folder} has no library for {target}", f"It has: {', '.join(targets)}.")
@@ -96,24 +97,3 @@ def _inside(folder: Path, name: str) -> Path:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing", "Compile the bundle again.")
     return path
-
-
-def _open_tokenizer(path: Path, spec: fim.FimSpec) -> Tokenizer:
-    """A tokenizer to which control tokens in the user's text are text, and never part of what is decoded."""
-    from tokenizers import Tokenizer
-
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for token in content["added_tokens"]:
-            # Qwen's FIM tokens are not marked as special, and would otherwise be found inside text.
-            token["special"] = token["special"] or token["content"] in spec.control_tokens
-        # Byte-level post-processing takes white space out of the offsets that prompts are cut by.
-        content["post_processor"] = None
-        tokenizer = Tokenizer.from_str(json.dumps(content))
-    except Exception as error:  # tokenizers raises plain Exception for a file it cannot parse
-        reason = f"{type(error).__name__}: {error}"
-        raise ArtifactError(f"{path} cannot be read ({reason})", "Compile the bundle again.") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    return tokenizer

@@ -11,12 +11,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolchain.contracts import architectures, fim, manifest
+from toolchain.contracts import architectures, fim, manifest, weight_files
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import ArtifactError, UnsupportedArchitecture, UserError
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.manifest import Parent, sha256_of
-from train import weight_files
 from train.tokenization import open_text_tokenizer
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

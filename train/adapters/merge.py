@@ -11,12 +11,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.contracts import manifest
+from toolchain.contracts import manifest, weight_files
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
-from train import weight_files
 from train.adapters.peft_folder import DOWN, UP, Adapter, open_adapter
 from train.bases import CONFIG_FILES, Base, fingerprint
 

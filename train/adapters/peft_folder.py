@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.contracts import manifest
+from toolchain.contracts import manifest, weight_files
 from toolchain.contracts.errors import ArtifactError
-from train import weight_files
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -1,11 +1,13 @@
-"""What the weight files of a checkpoint say of themselves: names, dtypes and shapes, without reading a weight.
+"""The weight files of a checkpoint in Hugging Face's layout: which they are, and what each says of its tensors.
 
-Format: https://github.com/huggingface/safetensors (an 8-byte length, a JSON header, the bytes).
+Only headers are read, never a weight. Format: https://github.com/huggingface/safetensors (an 8-byte little-endian
+length, a JSON header, the bytes).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +17,15 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 AGAIN = "Fetch or write that file again."
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 @dataclass(frozen=True)
 class Weight:
+    """A tensor's place: file, offset of the first byte; its dtype by safetensors' name, its shape."""
+
+    file: Path
+    offset: int
     dtype: str
     shape: tuple[int, ...]
 
@@ -56,16 +63,18 @@ def read_header(file: Path) -> dict[str, Weight]:
                 raise ValueError("the header is longer than the file")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if 8 + length + end != size:
-            raise ValueError(f"{size:,} bytes where {8 + length + end:,} are announced")
-        return {name: Weight(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+        start = 8 + length
+        found = {name: _weight(name, entry, file, start, size) for name, entry in header.items()}
+        ends = (start + entry["data_offsets"][1] for entry in header.values())
+        if max(ends, default=start) != size:
+            raise ValueError(f"its {size:,} bytes are not those announced")
+        return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ArtifactError(f"{file} is truncated or damaged ({error})", AGAIN) from None
 
 
 def read_headers(folder: Path) -> dict[str, Weight]:
-    """The tensors of a checkpoint by name."""
+    """The tensors of a checkpoint by name. Raises ArtifactError as `shards` and `read_header` do."""
     found: dict[str, Weight] = {}
     for file in shards(folder):
         for name, weight in read_header(file).items():
@@ -73,3 +82,13 @@ def read_headers(folder: Path) -> dict[str, Weight]:
                 raise ArtifactError(f"{folder} holds the tensor {name} twice", "Remove the stale shard.")
             found[name] = weight
     return found
+
+
+def _weight(name: str, entry: dict[str, object], file: Path, start: int, size: int) -> Weight:
+    begin, end = entry["data_offsets"]  # type: ignore[misc]
+    dtype, shape = str(entry["dtype"]), tuple(int(axis) for axis in entry["shape"])  # type: ignore[attr-defined]
+    if dtype in ITEM_BYTES and end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+        raise ValueError(f"the size of {name} does not fit its shape")
+    if begin < 0 or end < begin or start + end > size:
+        raise ValueError(f"{name} ends beyond the end of the file")
+    return Weight(file, start + begin, dtype, shape)
