@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toolchain.contracts.errors import ArtifactError
 
@@ -84,9 +85,9 @@ def read_headers(folder: Path) -> dict[str, Weight]:
     return found
 
 
-def _weight(name: str, entry: dict[str, object], file: Path, start: int, size: int) -> Weight:
-    begin, end = entry["data_offsets"]  # type: ignore[misc]
-    dtype, shape = str(entry["dtype"]), tuple(int(axis) for axis in entry["shape"])  # type: ignore[attr-defined]
+def _weight(name: str, entry: dict[str, Any], file: Path, start: int, size: int) -> Weight:
+    begin, end = (int(offset) for offset in entry["data_offsets"])
+    dtype, shape = str(entry["dtype"]), tuple(int(axis) for axis in entry["shape"])
     if dtype in ITEM_BYTES and end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
         raise ValueError(f"the size of {name} does not fit its shape")
     if begin < 0 or end < begin or start + end > size:
