@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from compile import chat_config, processor
+from compile import processor
 from compile.schemes import parse_scheme
 from compile.settings import CompileSettings
 from toolchain.contracts import architectures, fim
@@ -35,12 +35,12 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     _require_tvm()
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from compile import library, weights
+        from compile import chat_config, library, weights
 
         params = draft.path / "params"
         params.mkdir()
         weights.convert(checkpoint, facts, scheme, params, progress)
-        content = chat_config.make(facts, scheme, context, checkpoint, ids.end_of_text)
+        content = chat_config.make(facts, scheme, context, checkpoint, spec.end_of_text, ids.end_of_text)
         for name in content["tokenizer_files"]:
             shutil.copyfile(checkpoint / name, params / name)
         chat_config.write(params / "mlc-chat-config.json", content)

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from compile.architectures import FAMILIES
 from compile.schemes import Scheme
 from toolchain.contracts.architectures.facts import Architecture
 
@@ -25,16 +26,12 @@ COPILOT = {"temperature": 0.2, "top_p": 0.95, "repetition_penalty": 1.0, "mean_g
 PREFILL_CHUNK = 128
 
 
-def make(facts: Architecture, scheme: Scheme, context_size: int, checkpoint: Path, end_of_text: int) -> dict[str, Any]:
-    """The file's content. `end_of_text` is the id at which generation ends."""
-    config = facts.config
-    model_config = {
-        "n_embd": facts.hidden_size,
-        "n_inner": facts.inner_size,
-        "n_head": facts.heads,
-        "n_layer": facts.layers,
-        "n_positions": facts.context_size,
-        "layer_norm_epsilon": config.get("layer_norm_epsilon", 1e-5),
+def make(
+    facts: Architecture, scheme: Scheme, context_size: int, checkpoint: Path, end_token: str, end_of_text: int
+) -> dict[str, Any]:
+    """The file's content. Generation ends at `end_token`, whose id is `end_of_text`."""
+    config, family = facts.config, FAMILIES[facts.family]
+    model_config = family.model_config(facts) | {
         "vocab_size": facts.vocab_size,
         "context_window_size": context_size,
         "prefill_chunk_size": min(PREFILL_CHUNK, context_size),
@@ -65,7 +62,7 @@ def make(facts: Architecture, scheme: Scheme, context_size: int, checkpoint: Pat
             "prepend_space_in_encode": False,
             "strip_space_in_decode": False,
         },
-        "conv_template": conversation(end_of_text),
+        "conv_template": conversation(family.TEMPLATE, end_token, end_of_text),
         "pad_token_id": _id(config.get("pad_token_id"), end_of_text),
         "bos_token_id": _id(config.get("bos_token_id"), end_of_text),
         "eos_token_id": _id(config.get("eos_token_id"), end_of_text),
@@ -75,10 +72,10 @@ def make(facts: Architecture, scheme: Scheme, context_size: int, checkpoint: Pat
     }
 
 
-def conversation(end_of_text: int) -> dict[str, Any]:
-    """MLC's template for gpt_bigcode: the text as it is, with nothing around it."""
+def conversation(name: str, end_token: str, end_of_text: int) -> dict[str, Any]:
+    """MLC's template for text as it is, with nothing around it."""
     return {
-        "name": "gpt_bigcode",
+        "name": name,
         "system_template": "{system_message}",
         "system_message": "",
         "system_prefix_token_ids": None,
@@ -89,7 +86,7 @@ def conversation(end_of_text: int) -> dict[str, Any]:
         "seps": [""],
         "role_content_sep": "",
         "role_empty_sep": "",
-        "stop_str": ["<|endoftext|>"],
+        "stop_str": [end_token],
         "stop_token_ids": [end_of_text],
         "function_string": "",
         "use_function_calling": False,

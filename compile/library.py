@@ -14,15 +14,14 @@ from typing import Any
 
 import tvm
 from tvm import relax
-from tvm.relax.frontend import nn
 
 from compile import linker
 from compile.architectures import FAMILIES
 from compile.chat_config import PREFILL_CHUNK
-from compile.kernels import q4_matmul
-from compile.layers import Style
+from compile.kernels.cpu import quantized_matmul
+from compile.layers import cpu
+from compile.layers.cpu import CpuLayers
 from compile.schemes import Scheme
-from compile.weights import quantized_shapes
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import UnsupportedArchitecture
 
@@ -32,20 +31,15 @@ METADATA_VERSION = 1
 def build(facts: Architecture, scheme: Scheme, out: Path) -> dict[str, Any]:
     """Compile the model for this machine's processor, link it to the library file `out`, and give its metadata."""
     device = tvm.target.Target(native_processor())
-    style = Style(scheme, lanes_of(device))
-    refuse_unfit(facts, style)
-    model = FAMILIES[facts.family].Model(facts, style)
+    layers = CpuLayers(scheme, lanes_of(device))
+    refuse_unfit(facts, layers)
+    model = FAMILIES[facts.family].Model(facts, layers)
     with device:
-        functions = {
-            "prefill": model.inputs("count"),
-            "decode": model.inputs(1),
-            "score": model.inputs("count"),
-        }
-        module, parameters = model.export_tvm(spec=nn.spec.ModuleSpec.from_raw(functions, model))
-        metadata = describe(facts, style, device, parameters)
+        module, parameters = model.export_tvm(spec=cpu.functions(model, layers, facts))
+        metadata = describe(facts, layers, device, parameters)
         builder = relax.BlockBuilder(_with_bounds(module, metadata["prefill_chunk_size"]))
         for packed in {p["packer"]: p for p in metadata["params"] if p["packer"]}.values():
-            _add_packer(builder, packed, style.lanes)
+            _add_packer(builder, packed, layers)
         with builder.function("_metadata", params=[]):
             builder.emit_func_output(tvm.ir.StringImm(json.dumps(metadata)))
         executable = relax.build(builder.finalize(), target=device, relax_pipeline=cpu_pipeline())
@@ -69,12 +63,12 @@ def lanes_of(device: Any) -> int:
     return 16 if "avx512f" in tvm.target.codegen.llvm_get_cpu_features(device) else 8
 
 
-def refuse_unfit(facts: Architecture, style: Style) -> None:
+def refuse_unfit(facts: Architecture, layers: CpuLayers) -> None:
     """Raise UnsupportedArchitecture for sizes that the kernels cannot handle."""
     for name, size, step in (
-        ("hidden size", facts.hidden_size, q4_matmul.GROUP),
-        ("inner size", facts.inner_size, q4_matmul.GROUP),
-        ("head size", facts.head_size, style.lanes),
+        ("hidden size", facts.hidden_size, quantized_matmul.GROUP),
+        ("inner size", facts.inner_size, quantized_matmul.GROUP),
+        ("head size", facts.head_size, layers.lanes),
     ):
         if size % step:
             raise UnsupportedArchitecture(
@@ -82,33 +76,35 @@ def refuse_unfit(facts: Architecture, style: Style) -> None:
             )
 
 
-def describe(facts: Architecture, style: Style, device: Any, parameters: list[tuple[str, Any]]) -> dict[str, Any]:
+def describe(facts: Architecture, layers: CpuLayers, device: Any, parameters: list[tuple[str, Any]]) -> dict[str, Any]:
     """What a loader must know, as JSON. The cache is two tensors of `axes`, "blocks" being context / block."""
-    attention = FAMILIES[facts.family].attention(facts, style)
-    keys, values = attention.cache_shapes(facts.layers, "blocks")
+    keys, values = cpu.cache_shapes(layers, facts, "blocks")
     stored = FAMILIES[facts.family].weight_shapes(facts)
     return {
         "metadata_version": METADATA_VERSION,
         "model_type": facts.family,
-        "quantization": style.scheme.name,
+        "quantization": layers.scheme.name,
         "target": {"kind": "llvm", "mtriple": str(device.attrs["mtriple"]), "mcpu": str(device.attrs["mcpu"])},
         "tvm": tvm.__version__,
         "vocab_size": facts.vocab_size,
         "context_window_size": facts.context_size,
         "prefill_chunk_size": min(PREFILL_CHUNK, facts.context_size),
-        "cache": {"block": style.lanes, "dtype": style.scheme.dtype, "keys": keys, "values": values},
-        "params": [_describe_parameter(name, parameter, stored) for name, parameter in parameters],
+        "cache": {"block": layers.lanes, "dtype": layers.scheme.dtype, "keys": keys, "values": values},
+        "params": [_describe_parameter(name, parameter, layers.scheme, stored) for name, parameter in parameters],
     }
 
 
-def _describe_parameter(name: str, parameter: Any, stored: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+def _describe_parameter(
+    name: str, parameter: Any, scheme: Scheme, stored: dict[str, tuple[int, ...]]
+) -> dict[str, Any]:
     """A parameter's name, shape and dtype in MLC's files, and the function that packs it to `packed_shape`, if any."""
     packed = [int(size) for size in parameter.shape]
     stem, _, ending = name.rpartition(".")
     shape = packed
     if ending in ("q_weight", "q_scale"):
-        words, scales = quantized_shapes(stored[f"{stem}.weight"])
-        shape = list(words if ending == "q_weight" else scales)
+        outputs, inputs = stored[f"{stem}.weight"]
+        groups = -(-inputs // quantized_matmul.GROUP)
+        shape = [outputs, groups * (scheme.bits or 0) if ending == "q_weight" else groups]
     packer = None if shape == packed else f"pack_{ending}_{'_'.join(map(str, shape))}"
     return {"name": name, "shape": shape, "dtype": str(parameter.dtype), "packer": packer, "packed_shape": packed}
 
@@ -126,14 +122,17 @@ def _with_bounds(module: Any, most_tokens: int) -> Any:
     return bounded
 
 
-def _add_packer(builder: Any, parameter: dict[str, Any], lanes: int) -> None:
+def _add_packer(builder: Any, parameter: dict[str, Any], layers: CpuLayers) -> None:
     """Export the function that packs parameters of one shape.
 
     One for each shape: with symbolic sizes TVM orders a product by addresses, and no two builds would be equal.
     """
-    pack = q4_matmul.pack_words if parameter["dtype"] == "uint32" else q4_matmul.pack_scales
+    if parameter["dtype"] == "uint32":
+        pack = quantized_matmul.pack_words(layers.lanes, layers.scheme.bits or 0)
+    else:
+        pack = quantized_matmul.pack_scales(layers.lanes, parameter["dtype"])
     source = relax.Var("source", relax.TensorType(parameter["shape"], parameter["dtype"]))
-    kernel = builder.add_func(pack(lanes), f"{parameter['packer']}_kernel")
+    kernel = builder.add_func(pack, f"{parameter['packer']}_kernel")
     with builder.function(parameter["packer"], params=[source]):
         packed_type = relax.TensorType(parameter["packed_shape"], parameter["dtype"])
         builder.emit_func_output(builder.emit(relax.call_tir(kernel, [source], packed_type)))

@@ -25,20 +25,21 @@ def convert(source: Path, facts: Architecture, scheme: Scheme, out: Path, progre
     """
     names = FAMILIES[facts.family].weight_map(facts)
     entries = checkpoint.index(source)
-    missing = sorted({theirs for theirs in names.values() if theirs not in entries})
+    missing = sorted({theirs for parts in names.values() for theirs in parts if theirs not in entries})
     if missing:
         raise ArtifactError(
             f"{source} lacks {len(missing)} tensor(s), the first is {missing[0]}",
             "Fetch or write the checkpoint again.",
         )
     shapes = FAMILIES[facts.family].weight_shapes(facts)
-    for ours, theirs in names.items():
-        if entries[theirs].shape != shapes[ours]:
+    for ours, parts in names.items():
+        found = [entries[theirs].shape for theirs in parts]
+        if (sum(shape[0] for shape in found), *found[0][1:]) != shapes[ours]:
             raise ArtifactError(
-                f"{theirs} in {source} has the shape {entries[theirs].shape}, its config.json says {shapes[ours]}",
+                f"{parts[0]} in {source} has the shape {found[0]}, its config.json says {shapes[ours]}",
                 "Use the config.json that belongs to the checkpoint.",
             )
-    plan = {ours: entries[theirs] for ours, theirs in sorted(names.items())}
+    plan = {ours: tuple(entries[theirs] for theirs in parts) for ours, parts in sorted(names.items())}
     progress.start("weights", len(plan), "tensors")
     tensor_cache.write(out, _tensors(plan, scheme, progress), _metadata(plan, scheme))
     progress.finish()
@@ -51,9 +52,11 @@ def quantized_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int
     return (outputs, groups * quantization.GROUP // quantization.PER_WORD), (outputs, groups)
 
 
-def _tensors(plan: Mapping[str, Weight], scheme: Scheme, progress: Progress) -> Iterator[tuple[str, NDArray[Any]]]:
-    for name, entry in plan.items():
-        tensor = checkpoint.load(entry)
+def _tensors(
+    plan: Mapping[str, tuple[Weight, ...]], scheme: Scheme, progress: Progress
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name, parts in plan.items():
+        tensor = np.concatenate([checkpoint.load(part) for part in parts])
         with np.errstate(over="ignore"):
             tensor = tensor.astype(scheme.dtype)
         if not np.isfinite(tensor).all():
@@ -70,15 +73,16 @@ def _tensors(plan: Mapping[str, Weight], scheme: Scheme, progress: Progress) -> 
         progress.advance()
 
 
-def _metadata(plan: Mapping[str, Weight], scheme: Scheme) -> dict[str, float]:
+def _metadata(plan: Mapping[str, tuple[Weight, ...]], scheme: Scheme) -> dict[str, float]:
     """MLC's summary: stored tensors, their bytes, and bits per parameter of the model."""
     width = np.dtype(scheme.dtype).itemsize
     tensors, size, parameters = 0, 0, 0
-    for entry in plan.values():
-        count = int(np.prod(entry.shape))
+    for parts in plan.values():
+        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        count = int(np.prod(shape))
         parameters += count
-        if scheme.quantized and len(entry.shape) == 2:
-            (outputs, words), (_, groups) = quantized_shapes(entry.shape)
+        if scheme.quantized and len(shape) == 2:
+            (outputs, words), (_, groups) = quantized_shapes(shape)
             tensors, size = tensors + 2, size + outputs * (words * 4 + groups * width)
         else:
             tensors, size = tensors + 1, size + count * width

@@ -1,4 +1,4 @@
-"""GPTBigCode (StarCoder) in Relax: multi-query attention, learned positions, tanh GELU, explicit KV tensors.
+"""GPTBigCode (StarCoder) in Relax: multi-query attention, learned positions, tanh GELU.
 
 Parameter names are Hugging Face's, which are MLC's too. Transformers' `modeling_gpt_bigcode.py` is the reference
 for the arithmetic; mlc_llm's own definition uses the erf form of GELU and so differs slightly from StarCoder.
@@ -8,90 +8,65 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
-from compile.layers import CachedAttention, FinishedLinear, LayerNorm, Linear, Style, Table, embed, last_row
+from compile.layers import Cache, CausalModel, Layers
 from toolchain.contracts.architectures.facts import Architecture
+
+TEMPLATE = "gpt_bigcode"
 
 
 class Attention(nn.Module):
-    def __init__(self, facts: Architecture, style: Style) -> None:
-        self.c_attn = FinishedLinear(style, facts.hidden_size, facts.hidden_size + 2 * facts.head_size, "bias")
-        self.c_proj = FinishedLinear(style, facts.hidden_size, facts.hidden_size, "bias_residual")
+    def __init__(self, facts: Architecture, build: Layers) -> None:
+        self.c_attn = build.linear(facts.hidden_size, facts.qkv_size, "bias")
+        self.c_proj = build.linear(facts.query_size, facts.hidden_size, "bias_residual")
 
 
 class FeedForward(nn.Module):
-    def __init__(self, facts: Architecture, style: Style) -> None:
-        self.c_fc = FinishedLinear(style, facts.hidden_size, facts.inner_size, "bias_gelu")
-        self.c_proj = FinishedLinear(style, facts.inner_size, facts.hidden_size, "bias_residual")
+    def __init__(self, facts: Architecture, build: Layers) -> None:
+        self.c_fc = build.linear(facts.hidden_size, facts.inner_size, "bias_gelu")
+        self.c_proj = build.linear(facts.inner_size, facts.hidden_size, "bias_residual")
 
 
 class Block(nn.Module):
-    def __init__(self, facts: Architecture, style: Style) -> None:
-        epsilon = float(facts.config.get("layer_norm_epsilon", 1e-5))
-        self.ln_1 = LayerNorm(style, facts.hidden_size, epsilon)
-        self.attn = Attention(facts, style)
-        self.ln_2 = LayerNorm(style, facts.hidden_size, epsilon)
-        self.mlp = FeedForward(facts, style)
+    def __init__(self, facts: Architecture, build: Layers) -> None:
+        self.ln_1 = build.layer_norm(facts.hidden_size, epsilon(facts))
+        self.attn = Attention(facts, build)
+        self.ln_2 = build.layer_norm(facts.hidden_size, epsilon(facts))
+        self.mlp = FeedForward(facts, build)
+
+    def forward(self, x: Tensor, cache: Cache, layer: int) -> Tensor:
+        x = self.attn.c_proj(cache.attend(self.attn.c_attn(self.ln_1(x)), layer), x)
+        return self.mlp.c_proj(self.mlp.c_fc(self.ln_2(x)), x)
 
 
 class Transformer(nn.Module):
-    def __init__(self, facts: Architecture, style: Style) -> None:
-        self.wte = Table(style, facts.vocab_size, facts.hidden_size)
-        self.wpe = Table(style, facts.context_size, facts.hidden_size)
-        self.h = nn.ModuleList([Block(facts, style) for _ in range(facts.layers)])
-        self.ln_f = LayerNorm(style, facts.hidden_size, float(facts.config.get("layer_norm_epsilon", 1e-5)))
+    def __init__(self, facts: Architecture, build: Layers) -> None:
+        self.wte = build.table(facts.vocab_size, facts.hidden_size)
+        self.wpe = build.table(facts.context_size, facts.hidden_size)
+        self.h = nn.ModuleList([Block(facts, build) for _ in range(facts.layers)])
+        self.ln_f = build.layer_norm(facts.hidden_size, epsilon(facts))
 
 
-class Model(nn.Module):
-    """`prefill` and `decode` take ids `[M]`, the position of the first, and the cache; they give logits `[1, V]`."""
+class Model(CausalModel):
+    def __init__(self, facts: Architecture, build: Layers) -> None:
+        self.build = build
+        self.transformer = Transformer(facts, build)
+        self.lm_head = build.linear(facts.hidden_size, facts.vocab_size)
 
-    def __init__(self, facts: Architecture, style: Style) -> None:
-        self.facts, self.style = facts, style
-        self.attend = attention(facts, style)
-        self.transformer = Transformer(facts, style)
-        self.lm_head = Linear(style, facts.hidden_size, facts.vocab_size)
+    def hidden(self, ids: Tensor, cache: Cache) -> Tensor:
+        x = self.build.add(self.transformer.wte.rows(ids), self.transformer.wpe.rows(cache.positions))
+        for layer, block in enumerate(self.transformer.h):
+            x = block(x, cache, layer)
+        return x
 
-    def _logits(self, ids: Tensor, position: tirx.Var, keys: Tensor, values: Tensor, every_row: bool) -> Tensor:
-        body = self.transformer
-        x = embed(self.style, self.facts.hidden_size, ids, body.wte, body.wpe, position)
-        for layer, block in enumerate(body.h):
-            qkv = block.attn.c_attn(block.ln_1(x))
-            attended, keys, values = self.attend(qkv, keys, values, layer, position)
-            x = block.attn.c_proj(attended, x)
-            x = block.mlp.c_proj(block.mlp.c_fc(block.ln_2(x)), x)
-        return self.lm_head(body.ln_f(x if every_row else last_row(x)))
-
-    def prefill(self, ids: Tensor, position: tirx.Var, keys: Tensor, values: Tensor) -> Tensor:
-        """The logits after the last of M tokens."""
-        return self._logits(ids, position, keys, values, every_row=False)
-
-    def decode(self, ids: Tensor, position: tirx.Var, keys: Tensor, values: Tensor) -> Tensor:
-        """The logits after one token."""
-        return self._logits(ids, position, keys, values, every_row=True)
-
-    def score(self, ids: Tensor, position: tirx.Var, keys: Tensor, values: Tensor) -> Tensor:
-        """The logits after each of M tokens, `[M, V]`: for evaluation and for checking a draft."""
-        return self._logits(ids, position, keys, values, every_row=True)
-
-    def inputs(self, count: Any) -> dict[str, Any]:
-        """The specification of one function's inputs for `count` tokens."""
-        keys, values = self.attend.cache_shapes(self.facts.layers, "blocks")
-        dtype = self.style.scheme.dtype
-        return {
-            "ids": nn.spec.Tensor([count], "int32"),
-            "position": int,
-            "keys": nn.spec.Tensor(keys, dtype),
-            "values": nn.spec.Tensor(values, dtype),
-            "$": {"param_mode": "packed", "effect_mode": "none"},
-        }
+    def logits(self, x: Tensor) -> Tensor:
+        return self.lm_head(self.transformer.ln_f(x))
 
 
-def attention(facts: Architecture, style: Style) -> CachedAttention:
-    """The shape of its attention, which decides that of the KV cache."""
-    return CachedAttention(style, facts.heads, facts.kv_heads, facts.head_size)
+def epsilon(facts: Architecture) -> float:
+    return float(facts.config.get("layer_norm_epsilon", 1e-5))
 
 
 def weight_shapes(facts: Architecture) -> dict[str, tuple[int, ...]]:
@@ -105,8 +80,8 @@ def weight_shapes(facts: Architecture) -> dict[str, tuple[int, ...]]:
         "transformer.ln_f.bias": (hidden,),
     }
     linear = {
-        "attn.c_attn": (hidden + 2 * facts.head_size, hidden),
-        "attn.c_proj": (hidden, hidden),
+        "attn.c_attn": (facts.qkv_size, hidden),
+        "attn.c_proj": (hidden, facts.query_size),
         "mlp.c_fc": (inner, hidden),
         "mlp.c_proj": (hidden, inner),
     }
@@ -119,7 +94,18 @@ def weight_shapes(facts: Architecture) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def weight_map(facts: Architecture) -> dict[str, str]:
-    """MLC's tensor name to the checkpoint's. A tied checkpoint has no `lm_head`, MLC's format always does."""
+def weight_map(facts: Architecture) -> dict[str, tuple[str, ...]]:
+    """The checkpoint's tensor for each of MLC's. A tied checkpoint has no `lm_head`, MLC's format always does."""
     head = "transformer.wte.weight" if facts.tied_head else "lm_head.weight"
-    return {name: head if name == "lm_head.weight" else name for name in weight_shapes(facts)}
+    return {name: (head if name == "lm_head.weight" else name,) for name in weight_shapes(facts)}
+
+
+def model_config(facts: Architecture) -> dict[str, Any]:
+    return {
+        "n_embd": facts.hidden_size,
+        "n_inner": facts.inner_size,
+        "n_head": facts.heads,
+        "n_layer": facts.layers,
+        "n_positions": facts.context_size,
+        "layer_norm_epsilon": epsilon(facts),
+    }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from compile.quantization import dequantize, quantize
+from compile.schemes import parse_scheme
 
 pytestmark = pytest.mark.compile
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.compile
 def test_matmul_equals_numpy(outputs: int, inputs: int, count: int, lanes: int) -> None:
     import tvm
 
-    from compile.kernels import q4_matmul
+    from compile.kernels.cpu import quantized_matmul
     from compile.library import native_processor
 
     target = tvm.target.Target(native_processor())
@@ -30,8 +31,10 @@ def test_matmul_equals_numpy(outputs: int, inputs: int, count: int, lanes: int) 
     packed_words = tensor(np.full((blocks, inputs // 32, 4, lanes), 9, np.uint32))
     packed_scales = tensor(np.full((blocks, inputs // 32, lanes), 9, np.float16))
     out = tensor(np.full((count, outputs), np.nan, np.float32))
-    built(q4_matmul.pack_words(lanes))(tensor(words), packed_words)
-    built(q4_matmul.pack_scales(lanes))(tensor(scales), packed_scales)
-    matmul = (q4_matmul.gemv if count == 1 else q4_matmul.gemm)(outputs, inputs, lanes)
+    built(quantized_matmul.pack_words(lanes, 4))(tensor(words), packed_words)
+    built(quantized_matmul.pack_scales(lanes, "float16"))(tensor(scales), packed_scales)
+    matmul = (quantized_matmul.gemv if count == 1 else quantized_matmul.gemm)(
+        outputs, inputs, lanes, parse_scheme("q4f16_1")
+    )
     built(matmul)(packed_words, packed_scales, tensor(x), out)
     np.testing.assert_allclose(out.numpy(), x @ dequantize(words, scales, inputs).T, rtol=1e-4, atol=1e-4)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from toolchain.contracts.architectures import gpt_bigcode
+from toolchain.contracts.architectures import gpt_bigcode, llama, qwen2, starcoder2
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import ArtifactError, UnsupportedArchitecture
 
 Reader = Callable[[dict[str, Any]], Architecture]
-FAMILIES: dict[str, Reader] = {gpt_bigcode.MODEL_TYPE: gpt_bigcode.read}
+FAMILIES: dict[str, Reader] = {family.MODEL_TYPE: family.read for family in (gpt_bigcode, llama, qwen2, starcoder2)}
 
 
 def read(checkpoint: Path) -> Architecture:
@@ -30,6 +30,8 @@ def read(checkpoint: Path) -> Architecture:
         raise ArtifactError(f"{checkpoint} has no config.json", "Name a checkpoint in Hugging Face's layout.") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}", "Mend or replace the file.") from None
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{path} holds no JSON object", "Mend or replace the file.")
     return from_config(config, where=str(checkpoint))
 
 

@@ -8,36 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.architectures.facts import Architecture, expect, size
 from toolchain.contracts.errors import UnsupportedArchitecture
 
 MODEL_TYPE = "gpt_bigcode"
 LORA_TARGETS = ("c_proj", "c_attn", "q_attn", "c_fc")
-TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 
 
 def read(config: dict[str, Any]) -> Architecture:
     """The facts in a GPTBigCode `config.json`. Raises UnsupportedArchitecture for variants that no StarCoder uses."""
-    try:
-        vocab, hidden, layers, heads = (int(config[key]) for key in ("vocab_size", "n_embd", "n_layer", "n_head"))
-        positions = int(config["n_positions"])
-    except KeyError as error:
-        raise UnsupportedArchitecture(
-            f"this gpt_bigcode config.json lacks {error}", "Use the config.json that belongs to the checkpoint."
-        ) from None
-    inner = int(config.get("n_inner") or 4 * hidden)
-    if not config.get("multi_query", True):
-        raise UnsupportedArchitecture("gpt_bigcode with multi_query=false is not supported", "Use a multi-query model.")
-    activation = config.get("activation_function", "gelu_pytorch_tanh")
-    if activation not in TANH_GELU:
-        raise UnsupportedArchitecture(
-            f"gpt_bigcode with activation_function={activation!r} is not supported",
-            f"Supported: {', '.join(TANH_GELU)}.",
-        )
-    if not config.get("scale_attn_weights", True):
-        raise UnsupportedArchitecture("gpt_bigcode with scale_attn_weights=false is not supported")
+    vocab, hidden, layers, heads, positions = (
+        size(config, MODEL_TYPE, key) for key in ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions")
+    )
+    inner = size(config, MODEL_TYPE, "n_inner", default=4 * hidden)
+    expect(config, MODEL_TYPE, "multi_query", (True,))
+    expect(config, MODEL_TYPE, "activation_function", ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"))
+    expect(config, MODEL_TYPE, "scale_attn_weights", (True,))
     if hidden % heads:
-        raise UnsupportedArchitecture(f"gpt_bigcode with n_embd={hidden} not a multiple of n_head={heads}")
+        raise UnsupportedArchitecture(f"{MODEL_TYPE} with n_embd={hidden} not a multiple of n_head={heads}")
     head = hidden // heads
     tied = bool(config.get("tie_word_embeddings", True))
     attention = hidden * (hidden + 2 * head) + hidden + 2 * head + hidden * hidden + hidden

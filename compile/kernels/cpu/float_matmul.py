@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from compile.kernels.vector import reduce_add, splat
+from compile.kernels.cpu.vector import reduce_add, splat
 
 
 def matmul(N: int, K: int, lanes: int, dtype: str) -> Any:

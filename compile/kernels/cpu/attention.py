@@ -15,9 +15,10 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from compile.kernels.vector import exp, reduce_add, reduce_max, splat
+from compile.kernels.cpu.vector import exp, reduce_add, reduce_max, splat
 
 NEVER = -1e30
+LONGEST = 1 << 40
 PREFILL_WORKERS = 16
 
 
@@ -50,9 +51,12 @@ def heads_together(group: int) -> int:
     return next(count for count in (8, 4, 2, 1) if group % count == 0 and (group // count > 1 or count == 1))
 
 
-def attention(heads: int, kv_heads: int, head_size: int, lanes: int, dtype: str, one_row: bool) -> Any:
-    """softmax(q · kᵀ / sqrt(D)) · v for M query tokens at `position`, each seeing all tokens up to itself.
+def attention(
+    heads: int, kv_heads: int, head_size: int, lanes: int, dtype: str, window: int | None, one_row: bool
+) -> Any:
+    """softmax(q · kᵀ / sqrt(D)) · v for M query tokens at `position`, each seeing itself and what comes before.
 
+    With a `window`, a token sees that many tokens at most, itself included.
     A job is one token with `RB` heads. Jobs are dealt to workers in turn, because later tokens see more keys.
     """
     D, H, KV = head_size, heads, kv_heads
@@ -60,6 +64,7 @@ def attention(heads: int, kv_heads: int, head_size: int, lanes: int, dtype: str,
     jobs = H // RB
     workers = jobs if one_row else PREFILL_WORKERS
     floats, scale = f"float32x{lanes}", head_size**-0.5
+    reach = T.int64(window or LONGEST)
 
     @T.prim_func(s_tir=True, private=True)
     def causal_attention(
@@ -81,7 +86,9 @@ def attention(heads: int, kv_heads: int, head_size: int, lanes: int, dtype: str,
                 g: T.let = h // (H // KV)
                 seen: T.let = position + m + 1
                 used: T.let = (seen + lanes - 1) // lanes
-                for b in T.serial(used):
+                first: T.let = T.max(seen - reach, T.int64(0))
+                start: T.let = first // lanes
+                for b in T.serial(start, used):
                     for r in T.unroll(RB):
                         acc[T.ramp(r * lanes, 1, lanes)] = splat(0.0, lanes)
                     for d in T.serial(D):
@@ -95,14 +102,16 @@ def attention(heads: int, kv_heads: int, head_size: int, lanes: int, dtype: str,
                 for r in T.serial(RB):
                     for t in T.serial(used * lanes - seen):
                         score[(used - 1) * RB + r, lanes - 1 - t] = T.float32(NEVER)
+                    for t in T.serial(first - start * lanes):
+                        score[start * RB + r, t] = T.float32(NEVER)
                     acc[T.ramp(0, 1, lanes)] = splat(NEVER, lanes)
-                    for b in T.serial(used):
+                    for b in T.serial(start, used):
                         acc[T.ramp(0, 1, lanes)] = T.max(
                             acc[T.ramp(0, 1, lanes)], score[b * RB + r, T.ramp(0, 1, lanes)]
                         )
                     greatest: T.let = reduce_max(acc[T.ramp(0, 1, lanes)])
                     acc[T.ramp(0, 1, lanes)] = splat(0.0, lanes)
-                    for b in T.serial(used):
+                    for b in T.serial(start, used):
                         weight: T.let = exp(
                             (score[b * RB + r, T.ramp(0, 1, lanes)] - T.Broadcast(greatest, lanes))
                             * splat(scale, lanes),
@@ -111,14 +120,14 @@ def attention(heads: int, kv_heads: int, head_size: int, lanes: int, dtype: str,
                         score[b * RB + r, T.ramp(0, 1, lanes)] = weight
                         acc[T.ramp(0, 1, lanes)] = acc[T.ramp(0, 1, lanes)] + weight
                     share: T.let = T.float32(1) / reduce_add(acc[T.ramp(0, 1, lanes)])
-                    for b in T.serial(used):
+                    for b in T.serial(start, used):
                         score[b * RB + r, T.ramp(0, 1, lanes)] = score[b * RB + r, T.ramp(0, 1, lanes)] * T.Broadcast(
                             share, lanes
                         )
                 for dv in T.serial(D // lanes):
                     for r in T.unroll(RB):
                         acc[T.ramp(r * lanes, 1, lanes)] = splat(0.0, lanes)
-                    for t in T.serial(seen):
+                    for t in T.serial(first, seen):
                         value: T.let = T.Cast(floats, VC[layer, g, t // lanes, t % lanes, T.ramp(dv * lanes, 1, lanes)])
                         for r in T.unroll(RB):
                             acc[T.ramp(r * lanes, 1, lanes)] = acc[T.ramp(r * lanes, 1, lanes)] + value * T.Broadcast(

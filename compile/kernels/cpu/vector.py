@@ -1,4 +1,4 @@
-"""Vector arithmetic shared by the kernels: exp and tanh GELU on `lanes` floats, written as TIR expressions."""
+"""Vector arithmetic shared by the kernels: exp, tanh GELU and SiLU on `lanes` floats, written as TIR expressions."""
 
 from __future__ import annotations
 
@@ -42,3 +42,8 @@ def gelu(x: Any, lanes: int) -> Any:
     """GELU in its tanh form, 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), as x * sigmoid(2u)."""
     twice_u = x * (splat(1.5957691216057308, lanes) + splat(0.07135481282638, lanes) * x * x)
     return x / (splat(1.0, lanes) + exp(splat(0.0, lanes) - twice_u, lanes))
+
+
+def silu(x: Any, lanes: int) -> Any:
+    """SiLU, x * sigmoid(x)."""
+    return x / (splat(1.0, lanes) + exp(splat(0.0, lanes) - x, lanes))

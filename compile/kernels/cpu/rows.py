@@ -1,17 +1,15 @@
-"""What happens to each row of activations between the matrix products: layer norm, bias, GELU, residual.
+"""What happens to each row of activations between the matrix products: norms, biases, activations, residuals.
 
 All rows are float32; weights and biases have the dtype of the scheme. K must be a multiple of the lanes.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from tvm.script import tirx as T
 
-from compile.kernels.vector import gelu, reduce_add, splat
-
-Finish = Literal["bias", "bias_gelu", "bias_residual"]
+from compile.kernels.cpu.vector import gelu, reduce_add, silu, splat
 
 
 def layer_norm(K: int, epsilon: float, lanes: int, dtype: str) -> Any:
@@ -49,8 +47,72 @@ def layer_norm(K: int, epsilon: float, lanes: int, dtype: str) -> Any:
     return layer_norm_rows
 
 
-def finish(K: int, what: Finish, lanes: int, dtype: str) -> Any:
-    """`x + bias`, then GELU or `+ residual [M, K]`: the end of every linear layer."""
+def rms_norm(K: int, epsilon: float, lanes: int, dtype: str) -> Any:
+    """x / sqrt(mean(x²) + epsilon) · gamma for `x [M, K]`."""
+    floats = f"float32x{lanes}"
+
+    @T.prim_func(s_tir=True, private=True)
+    def rms_norm_rows(x: T.handle, gamma: T.handle, out: T.handle):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, K), "float32")
+        GA = T.match_buffer(gamma, (K,), dtype)
+        O = T.match_buffer(out, (M, K), "float32")
+        for m in T.parallel(M):
+            acc = T.alloc_buffer((lanes,), "float32", scope="local")
+            acc[T.ramp(0, 1, lanes)] = splat(0.0, lanes)
+            for k in T.serial(K // lanes):
+                value: T.let = X[m, T.ramp(k * lanes, 1, lanes)]
+                acc[T.ramp(0, 1, lanes)] = acc[T.ramp(0, 1, lanes)] + value * value
+            square: T.let = reduce_add(acc[T.ramp(0, 1, lanes)]) / T.float32(K)
+            inverse: T.let = T.Broadcast(T.float32(1) / T.sqrt(square + T.float32(epsilon)), lanes)
+            for k in T.serial(K // lanes):
+                O[m, T.ramp(k * lanes, 1, lanes)] = (
+                    X[m, T.ramp(k * lanes, 1, lanes)] * inverse * T.Cast(floats, GA[T.ramp(k * lanes, 1, lanes)])
+                )
+
+    return rms_norm_rows
+
+
+def add(K: int, lanes: int) -> Any:
+    """`x + y`, both `[M, K]`."""
+
+    @T.prim_func(s_tir=True, private=True)
+    def add_rows(x: T.handle, y: T.handle, out: T.handle):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, K), "float32")
+        Y = T.match_buffer(y, (M, K), "float32")
+        O = T.match_buffer(out, (M, K), "float32")
+        for m in T.parallel(M):
+            for k in T.serial(K // lanes):
+                O[m, T.ramp(k * lanes, 1, lanes)] = (
+                    X[m, T.ramp(k * lanes, 1, lanes)] + Y[m, T.ramp(k * lanes, 1, lanes)]
+                )
+
+    return add_rows
+
+
+def gated(K: int, lanes: int) -> Any:
+    """SwiGLU's middle, silu(x[:, :K]) · x[:, K:] for `x [M, 2K]`, to `[M, K]` (Shazeer 2020, arXiv:2002.05202)."""
+
+    @T.prim_func(s_tir=True, private=True)
+    def gated_rows(x: T.handle, out: T.handle):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, 2 * K), "float32")
+        O = T.match_buffer(out, (M, K), "float32")
+        for m in T.parallel(M):
+            for k in T.serial(K // lanes):
+                O[m, T.ramp(k * lanes, 1, lanes)] = (
+                    silu(X[m, T.ramp(k * lanes, 1, lanes)], lanes) * X[m, T.ramp(K + k * lanes, 1, lanes)]
+                )
+
+    return gated_rows
+
+
+def finish(K: int, what: str, lanes: int, dtype: str) -> Any:
+    """`x + bias`, then GELU or `+ residual [M, K]`, as `what` says: "bias", "bias_gelu" or "bias_residual"."""
     floats = f"float32x{lanes}"
 
     if what == "bias_residual":
