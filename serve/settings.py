@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from toolchain.contracts.errors import SettingsError
+from toolchain.contracts.settings import at_least, check
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -24,11 +26,10 @@ class ServeSettings:
     """A key that clients must send as `Authorization: Bearer KEY`."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise SettingsError(f"--port {self.port} is not a port", "Use 0 to 65535.")
-        if self.queue_limit < 1:
-            raise SettingsError(f"--queue-limit {self.queue_limit} is below 1", "Use 1 or more.")
-        if self.api_key == "":
-            raise SettingsError("--api-key is empty", "Give a key, or leave it out.")
+        check("--port", self.port, 0 <= self.port <= 65535, "a whole number from 0 to 65535")
+        at_least("--queue-limit", self.queue_limit, 1)
+        # Clients differ in how they send other characters, and leading and trailing spaces are lost on the way.
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
+            raise SettingsError("--api-key cannot be sent as it is", "Use ASCII letters, digits and signs, no spaces.")
         if self.host not in LOOPBACK and not self.api_key:
             raise SettingsError(f"--host {self.host} is open to other machines", "Give an --api-key as well.")

@@ -20,6 +20,7 @@ from compile.settings import CompileSettings
 from serve.settings import ServeSettings
 from toolchain.contracts import settings
 from toolchain.contracts.errors import FimbleError, MissingExtra
+from toolchain.contracts.settings import choose
 from toolchain.options import with_options
 from train.data.settings import CollectSettings
 from train.settings import TrainSettings
@@ -87,7 +88,7 @@ def up_command(
     if serve:
         from serve.server import run
 
-        run(bundle, _settings(ServeSettings, "serve", tables, flags), progress)
+        run(bundle, choose(ServeSettings, "serve", tables, flags), progress)
 
 
 @app.command("collect")
@@ -96,7 +97,7 @@ def collect_command(sources: Sources, out: Out, as_json: Json = False, **flags: 
     """Repositories to a dataset."""
     from train.data.collect import plan
 
-    chosen = _settings(CollectSettings, "collect", _tables(), flags)
+    chosen = choose(CollectSettings, "collect", _tables(), flags)
     _execute(plan(sources, chosen, _cache()), out, as_json)
 
 
@@ -117,9 +118,9 @@ def train_command(
 
     tables = _tables()
     if base == "scratch":
-        _execute(plan_scratch(dataset, _settings(ScratchSettings, "scratch", tables, {})), out, as_json)
+        _execute(plan_scratch(dataset, choose(ScratchSettings, "scratch", tables, {})), out, as_json)
         return
-    chosen = _settings(TrainSettings, "train", tables, flags)
+    chosen = choose(TrainSettings, "train", tables, flags)
     _execute(plan_train(dataset, open_base(base, _cache()), chosen), out, as_json)
 
 
@@ -151,7 +152,7 @@ def compile_command(
     from train.bases import open_base
 
     source = open_base(checkpoint, _cache())
-    chosen = _settings(CompileSettings, "compile", _tables(), flags)
+    chosen = choose(CompileSettings, "compile", _tables(), flags)
     _execute(plan_compile(source.folder, Parent(kind="checkpoint", digest=source.digest), chosen), out, as_json)
 
 
@@ -164,7 +165,7 @@ def serve_command(
     from serve.server import run
     from toolchain.console import open_console
 
-    run(_bundle(bundle), _settings(ServeSettings, "serve", _tables(), flags), open_console())
+    run(_bundle(bundle), choose(ServeSettings, "serve", _tables(), flags), open_console())
 
 
 @app.command("complete")
@@ -238,12 +239,6 @@ def _execute(plan: Any, out: Path, as_json: bool) -> None:
 def _print(as_json: bool, facts: dict[str, Any], text: Sequence[str]) -> None:
     for line in [json.dumps(facts)] if as_json else text:
         print(line, flush=True)
-
-
-def _settings(kind: type[Any], table: str, tables: dict[str, dict[str, Any]], flags: dict[str, Any]) -> Any:
-    from toolchain.pipeline import choose
-
-    return choose(kind, table, tables, flags)
 
 
 def _tables() -> dict[str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import types
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -33,29 +32,22 @@ def with_options(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., 
 
 
 def _options(kind: type) -> list[inspect.Parameter]:
-    hints, texts = typing.get_type_hints(kind), settings.documentation(kind)
+    hints, texts = settings.field_types(kind), settings.documentation(kind)
     made = []
     for field in fields(kind):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         shown = "" if default in (None, (), MISSING) else f" [default: {_show(default)}]"
-        name = field.name.replace("_", "-")
-        plain = _without_none(hints[field.name])
-        flag = f"--{name}/--no-{name}" if plain is bool else f"--{name}"
-        option = typer.Option(flag, help=texts.get(field.name, "") + shown, show_default=False)
-        typed: Any = _plain_type(plain) | None
+        flag, hint = settings.flag(field.name), hints[field.name]
+        names = f"{flag}/--no-{flag.removeprefix('--')}" if hint is bool else flag
+        option = typer.Option(names, help=texts.get(field.name, "") + shown, show_default=False)
+        typed: Any = _plain_type(hint) | None
         annotation = typing.Annotated[typed, option]
         made.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     return made
 
 
-def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
-    return hint
-
-
 def _plain_type(hint: Any) -> Any:
-    """The type typer parses: a list for a tuple, text for a choice of words (the dataclass checks them)."""
+    """The type typer parses: a list for a tuple, text for a choice of words (`settings.choose` checks them)."""
     if typing.get_origin(hint) is tuple:
         return list[typing.get_args(hint)[0]]  # type: ignore[misc]  # built at run time
     return str if typing.get_origin(hint) is typing.Literal else hint

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from toolchain.contracts import manifest, settings
+from toolchain.contracts import manifest
 from toolchain.contracts.errors import ArtifactError, SettingsError
 from toolchain.contracts.manifest import Manifest, Parent
 from toolchain.contracts.progress import Progress
+from toolchain.contracts.settings import choose
 from toolchain.contracts.stage import Plan, execute, is_current
 
 if TYPE_CHECKING:
@@ -133,13 +134,6 @@ def _fine_tune(
     if tuned.manifest.kind == "adapter":
         tuned = workspace.run("merge", lambda: plan_merge(tuned.folder, base))
     return tuned.folder, Parent(kind="checkpoint", digest=tuned.manifest.digest)
-
-
-def choose(kind: type[Any], table: str, tables: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]) -> Any:
-    """The settings of one stage, from its table and those of the flags that it knows."""
-    known = settings.documentation(kind)
-    given = {name: value for name, value in flags.items() if name in known}
-    return settings.build(kind, tables.get(table, {}), given, where=f"[{table}] of {settings.FILE}")
 
 
 def current_bundle(root: Path) -> Path:

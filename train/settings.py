@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from toolchain.contracts.errors import SettingsError
+from toolchain.contracts.settings import at_least, check, flag
 
 Method = Literal["lora", "full"]
 Schedule = Literal["cosine", "constant"]
@@ -91,28 +92,23 @@ class TrainSettings:
     """Decides the order of files, the cuts, dropout and the adapter's first weights."""
 
     def __post_init__(self) -> None:
-        for name, words in (("method", Method), ("schedule", Schedule), ("dtype", Dtype)):
-            if getattr(self, name) not in get_args(words):
-                known = ", ".join(get_args(words))
-                raise SettingsError(f"--{name} {getattr(self, name)!r} is not known", f"Use one of: {known}.")
-        _whole("sequence_length", self.sequence_length, 64)
+        at_least("--sequence-length", self.sequence_length, 64)
         for name in ("max_steps", "batch_size", "gradient_accumulation", "evaluate_every", "evaluate_sequences"):
-            _whole(name, getattr(self, name), 1)
+            at_least(flag(name), getattr(self, name), 1)
         for name in ("patience", "save_every", "lora_rank", "lora_alpha"):
-            _whole(name, getattr(self, name), 1)
+            at_least(flag(name), getattr(self, name), 1)
         for name in ("warmup_steps", "seed"):
-            _whole(name, getattr(self, name), 0)
+            at_least(flag(name), getattr(self, name), 0)
         for name in ("fim_rate", "spm_rate"):
-            _number(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        _number("lora_dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "from 0 to below 1")
-        _number("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+            check(flag(name), getattr(self, name), 0 <= getattr(self, name) <= 1, "a number between 0 and 1")
+        check("--lora-dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "a number from 0 to below 1")
+        check("--weight-decay", self.weight_decay, self.weight_decay >= 0, "a number of 0 or more")
         for name in ("max_epochs", "max_gradient_norm"):
-            _number(name, getattr(self, name), getattr(self, name) > 0, "above 0")
-        if self.learning_rate is not None:
-            _number("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
+            check(flag(name), getattr(self, name), getattr(self, name) > 0, "a number above 0")
+        rate = self.learning_rate
+        check("--learning-rate", rate, rate is None or rate > 0, "a number above 0")
         if self.method == "full" and self.lora_target:
             raise SettingsError("--lora-target has no effect with --method full", "Leave it out, or use lora.")
-        object.__setattr__(self, "lora_target", tuple(self.lora_target))
 
     @property
     def peak_learning_rate(self) -> float:
@@ -158,15 +154,15 @@ class ScratchSettings:
     """Decides the first weights, the order of files and the cuts."""
 
     def __post_init__(self) -> None:
-        _whole("vocabulary", self.vocabulary, 512)
-        _whole("hidden_size", self.hidden_size, 64)
-        _whole("layers", self.layers, 1)
-        if self.hidden_size % 64:
-            raise SettingsError(
-                f"--hidden-size {self.hidden_size} is not a multiple of 64", "The heads of the model have 64 channels."
-            )
-        _whole("context_size", self.context_size, 64)
-        self.training()
+        at_least(_key("vocabulary"), self.vocabulary, 512)
+        at_least(_key("context_size"), self.context_size, 64)
+        for name in ("layers", "max_steps", "batch_size", "evaluate_every", "evaluate_sequences"):
+            at_least(_key(name), getattr(self, name), 1)
+        for name in ("warmup_steps", "seed"):
+            at_least(_key(name), getattr(self, name), 0)
+        size, rate = self.hidden_size, self.learning_rate
+        check(_key("hidden_size"), size, size >= 64 and size % 64 == 0, "a multiple of 64, the width of a head")
+        check(_key("learning_rate"), rate, rate > 0, "a number above 0")
 
     def training(self) -> TrainSettings:
         """How the model is trained: every weight, from random ones, in the plain float32 of a processor."""
@@ -199,15 +195,6 @@ FOR_SCRATCH: dict[str, Any] = {
 """Defaults of `TrainSettings` that change when the base is `scratch`: sized for that model and two cores."""
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise SettingsError(f"{_flag(name)} cannot be {value!r}", f"Use a whole number of {least} or more.")
-
-
-def _number(name: str, value: object, holds: bool, allowed: str) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not holds:
-        raise SettingsError(f"{_flag(name)} cannot be {value!r}", f"Use a number {allowed}.")
+def _key(name: str) -> str:
+    """What messages call a field of `ScratchSettings`, of which only some have a flag."""
+    return f"{name.replace('_', '-')} in [scratch]"

@@ -120,6 +120,8 @@ def test_addresses() -> None:
         ({"host": "0.0.0.0"}, "--host"),
         ({"host": ""}, "--host"),
         ({"api_key": ""}, "--api-key"),
+        ({"api_key": "sécret"}, "--api-key"),
+        ({"api_key": "two words"}, "--api-key"),
     ],
 )
 def test_settings_check_themselves(values: dict[str, object], flag: str) -> None:

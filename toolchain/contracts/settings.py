@@ -2,7 +2,7 @@
 
 `fimble.toml` has one table a stage, with the flags' names (`max-steps` or `max_steps`). It is looked for in the
 working folder and upward. A field, its flag and its key in the file have one name; the string below the field
-documents all three.
+documents all three. Types are checked here, where a value comes from outside; the dataclass checks the values.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import sys
 import textwrap
 import tomllib
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +25,7 @@ from toolchain.contracts.errors import SettingsError
 T = TypeVar("T")
 FILE = "fimble.toml"
 TABLES = ("up", "collect", "scratch", "train", "compile", "serve")
+WORDS: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a text in quotes"}
 
 
 def find_file(start: Path) -> Path | None:
@@ -39,24 +43,54 @@ def read_file(path: Path | None) -> dict[str, dict[str, Any]]:
         raise SettingsError(f"{path} is not valid TOML: {error}", "Mend the file.") from None
     for name, table in tables.items():
         if name not in TABLES or not isinstance(table, dict):
-            raise SettingsError(f"{path} has an unknown table or key '{name}'", _suggest(name, TABLES))
+            raise SettingsError(f"{path} has an unknown table or key '{name}'", suggest(name, TABLES))
     return tables
 
 
-def build(kind: type[T], table: Mapping[str, Any], flags: Mapping[str, Any], where: str = FILE) -> T:
-    """An instance of the dataclass `kind` from a table of `fimble.toml` and the flags that were given (not None)."""
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass by contract
+def choose(kind: type[T], table: str, tables: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]) -> T:
+    """The settings of one stage: its table of `fimble.toml`, and over it those flags that it has a field for.
+
+    A flag that is None was not given. Raises SettingsError for an unknown key and for a value of the wrong type.
+    """
+    hints = field_types(kind)
     values: dict[str, Any] = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in names:
-            raise SettingsError(f"unknown key '{key}' in {where}", _suggest(name, sorted(names)))
-        values[name] = tuple(value) if isinstance(value, list) else value
-    values |= {key: value for key, value in flags.items() if value is not None}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise SettingsError(f"{where}: {error}", "Check the type of that value.") from None
+    for key, value in tables.get(table, {}).items():
+        name, where = key.replace("-", "_"), f"in [{table}] of {FILE}"
+        if name not in hints:
+            raise SettingsError(f"unknown key '{key}' {where}", suggest(name, sorted(hints)))
+        values[name] = _typed(f"{key} {where}", value, hints[name])
+    for name, value in flags.items():
+        if name in hints and value is not None:
+            values[name] = _typed(flag(name), value, hints[name])
+    return kind(**values)
+
+
+def field_types(kind: type) -> dict[str, Any]:
+    """The type of each field of a settings dataclass, by the field's name, without the None that stands for absent."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: _without_none(hints[field.name]) for field in fields(kind)}
+
+
+def flag(name: str) -> str:
+    """The command line's name of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check(what: str, value: object, holds: bool, allowed: str) -> None:
+    """Raise SettingsError unless `holds`. `what` is what the user wrote: a flag, or a key and its table."""
+    if not holds:
+        raise SettingsError(f"{what} cannot be {value!r}", f"Use {allowed}.")
+
+
+def at_least(what: str, value: int, least: int) -> None:
+    check(what, value, value >= least, f"a whole number of {least} or more")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A next step for somebody who wrote `name` where only the `known` ones will do."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
 
 
 def documentation(kind: type) -> dict[str, str]:
@@ -77,6 +111,25 @@ def to_json(settings: object) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def _suggest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+def _typed(what: str, value: Any, hint: Any) -> Any:
+    """`value`, which came from outside, when it is what a field of the type `hint` takes; a list as a tuple."""
+    if typing.get_origin(hint) is tuple:
+        texts = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        check(what, value, texts, 'a list of texts, such as ["one", "another"]')
+        return tuple(value)
+    if typing.get_origin(hint) is typing.Literal:
+        words = typing.get_args(hint)
+        check(what, value, value in words, f"one of: {', '.join(words)}")
+    elif hint is float:
+        # Not infinite, not NaN, and no whole number beyond all floats, which TOML can hold.
+        check(what, value, type(value) in (int, float) and abs(value) <= sys.float_info.max, "a number")
+        return float(value)
+    else:
+        check(what, value, type(value) is hint, WORDS[hint])
+    return value
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    return hint

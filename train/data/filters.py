@@ -171,4 +171,4 @@ def _patterns(name: str, lines: tuple[str, ...]) -> GitIgnoreSpec | None:
     try:
         return GitIgnoreSpec.from_lines(lines)
     except ValueError as error:
-        raise SettingsError(f"{name} holds a bad pattern: {error}", "Write it as in a .gitignore file.") from None
+        raise SettingsError(f"--{name} holds a bad pattern: {error}", "Write it as in a .gitignore file.") from None

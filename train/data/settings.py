@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from toolchain.contracts.errors import SettingsError
+from toolchain.contracts.settings import at_least, check, flag
 
 READ_LIMIT = 16 << 20
 """Files above this size are never opened, whatever the settings say: one must fit into memory several times."""
@@ -48,22 +48,10 @@ class CollectSettings:
     def __post_init__(self) -> None:
         for name in ("include", "exclude", "licenses_excluded"):
             value = getattr(self, name)
-            if isinstance(value, str) or not all(isinstance(item, str) and item.strip() for item in value):
-                raise SettingsError(f"{name} must be a list of texts, not {value!r}", f'Write {name} = ["..."].')
-            object.__setattr__(self, name, tuple(value))
-        _number("heldout_fraction", self.heldout_fraction, "above 0 and at most 0.5", 0 < self.heldout_fraction <= 0.5)
-        threshold = self.near_duplicate_threshold
-        _number("near_duplicate_threshold", threshold, "0, or 0.5 to 1", threshold == 0 or 0.5 <= threshold <= 1)
-        _number("max_file_bytes", self.max_file_bytes, f"1 to {READ_LIMIT}", 1 <= self.max_file_bytes <= READ_LIMIT)
-        _number("max_line_length", self.max_line_length, "at least 1", self.max_line_length >= 1)
-        average = self.max_average_line_length
-        _number("max_average_line_length", average, "at least 1", average >= 1)
-        if self.heldout_unit not in get_args(HeldoutUnit):
-            raise SettingsError(
-                f"heldout_unit cannot be {self.heldout_unit!r}", f"Use one of: {', '.join(get_args(HeldoutUnit))}."
-            )
-
-
-def _number(name: str, value: float, allowed: str, holds: bool) -> None:
-    if not holds:
-        raise SettingsError(f"{name} cannot be {value}", f"Use a value that is {allowed}.")
+            check(flag(name), value, all(item.strip() for item in value), "texts that are not blank")
+        fraction, threshold, most = self.heldout_fraction, self.near_duplicate_threshold, self.max_file_bytes
+        check("--heldout-fraction", fraction, 0 < fraction <= 0.5, "a number above 0 and at most 0.5")
+        check("--near-duplicate-threshold", threshold, threshold == 0 or 0.5 <= threshold <= 1, "0, or 0.5 to 1")
+        check("--max-file-bytes", most, 1 <= most <= READ_LIMIT, f"a whole number from 1 to {READ_LIMIT}")
+        at_least("--max-line-length", self.max_line_length, 1)
+        at_least("--max-average-line-length", self.max_average_line_length, 1)

@@ -23,7 +23,7 @@ def heldout(files: Sequence[tuple[str, str]], fraction: float, unit: HeldoutUnit
         if unit == "repository":
             raise SourceError(
                 "holding out whole repositories needs at least two with files in the dataset",
-                "Name more sources, or set heldout_unit to file.",
+                "Name more sources, or use --heldout-unit file.",
             )
         raise SourceError(
             f"{len(ranked) or 'no'} file{'s' if not ranked else ''} of source code would be in the dataset, "
