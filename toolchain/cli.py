@@ -19,7 +19,7 @@ import typer
 from compile.settings import CompileSettings
 from serve.settings import ServeSettings
 from toolchain.contracts import settings
-from toolchain.contracts.errors import FimbleError, MissingExtra
+from toolchain.contracts.errors import FimbleError, MissingExtra, SettingsError
 from toolchain.contracts.settings import choose
 from toolchain.options import with_options
 from train.data.settings import CollectSettings
@@ -77,6 +77,7 @@ def up_command(
     from toolchain.pipeline import current_bundle, up
 
     progress, tables = open_console(), _tables()
+    serving = choose(ServeSettings, "serve", tables, flags)
     steps = up(sources, out, tables, {"base": base, **flags}, progress)
     bundle = current_bundle(out)
     report = [
@@ -88,7 +89,7 @@ def up_command(
     if serve:
         from serve.server import run
 
-        run(bundle, choose(ServeSettings, "serve", tables, flags), progress)
+        run(bundle, serving, progress)
 
 
 @app.command("collect")
@@ -118,7 +119,12 @@ def train_command(
 
     tables = _tables()
     if base == "scratch":
-        _execute(plan_scratch(dataset, choose(ScratchSettings, "scratch", tables, {})), out, as_json)
+        known = settings.field_types(ScratchSettings)
+        for name, value in flags.items():
+            if value is not None and name not in known:
+                unused = f"{settings.flag(name)} has no effect with --base scratch"
+                raise SettingsError(unused, f"Leave it out; [scratch] of {settings.FILE} has: {', '.join(known)}.")
+        _execute(plan_scratch(dataset, choose(ScratchSettings, "scratch", tables, flags)), out, as_json)
         return
     chosen = choose(TrainSettings, "train", tables, flags)
     _execute(plan_train(dataset, open_base(base, _cache()), chosen), out, as_json)

@@ -94,6 +94,7 @@ def up(
 
     choice = choose(UpSettings, "up", tables, flags)
     collect = choose(CollectSettings, "collect", tables, flags)
+    scratch = choose(ScratchSettings, "scratch", tables, {})
     train = choose(TrainSettings, "train", tables, flags)
     build = choose(CompileSettings, "compile", tables, flags)
     if not sources:
@@ -112,7 +113,6 @@ def up(
         (root / ".gitignore").write_text("*\n", encoding="utf-8")
         dataset = workspace.run("collect", lambda: plan_collect(sources, collect, cache))
         if choice.base == "scratch":
-            scratch = choose(ScratchSettings, "scratch", tables, {})
             grown = workspace.run("base", lambda: plan_scratch(dataset.folder, scratch))
             base = open_base(str(grown.folder), cache)
             train = choose(TrainSettings, "train", {"train": FOR_SCRATCH | dict(tables.get("train", {}))}, flags)

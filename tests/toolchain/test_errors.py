@@ -103,6 +103,31 @@ def test_unknown_key_in_the_settings_file(fimble: Fimble, tmp_path: Path) -> Non
     refused(fimble("up", tmp_path, "--no-serve"), "trian", "Did you mean 'train'?")
 
 
+def test_settings_of_a_later_stage_are_checked_before_the_first(fimble: Fimble, tmp_path: Path) -> None:
+    for table, key in (("serve", "port"), ("scratch", "layers")):
+        (tmp_path / "fimble.toml").write_text(f"[{table}]\n{key} = -1\n", encoding="utf-8")
+        refused(fimble("up", tmp_path, "--out", tmp_path / "work"), key)
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_base_scratch_takes_the_flags_that_mean_the_same_and_refuses_the_others(
+    fimble: Fimble, tmp_path: Path
+) -> None:
+    from tests.train.tiny import library_texts, write_dataset
+
+    dataset = write_dataset(tmp_path / "data", library_texts(("shlex.py",)), library_texts(("bisect.py",)))
+    (tmp_path / "fimble.toml").write_text(
+        "[scratch]\nvocabulary = 512\nhidden-size = 64\nlayers = 1\ncontext-size = 64\n", encoding="utf-8"
+    )
+    line = ("train", dataset, "--base", "scratch", "--out", tmp_path / "grown")
+    refused(fimble(*line, "--max-steps", 1, "--method", "lora"), "--method has no effect with --base scratch", "layers")
+    refused(fimble(*line, "--max-steps", 0), "max-steps in [scratch]")
+    code, said = fimble(*line, "--max-steps", 1, "--seed", 99)
+    assert code == 0, said
+    made = manifest.read(tmp_path / "grown")
+    assert (made.facts["steps"], made.settings["seed"], made.settings["layers"]) == (1, 99, 1)
+
+
 def test_wrong_kind_of_folder(fimble: Fimble, tmp_path: Path) -> None:
     refused(fimble("serve", tmp_path), "is not a bundle")
     refused(fimble("inspect", tmp_path / "none"), "does not exist")
