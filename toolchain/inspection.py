@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from toolchain.contracts import manifest
-from toolchain.contracts.manifest import Manifest
+from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.manifest import Kind, Manifest
 
 
 def describe(folder: Path, verify: bool) -> dict[str, Any]:
@@ -57,10 +59,13 @@ def _tree(parents: list[dict[str, Any]], indent: str) -> list[str]:
 
 def _near(folder: Path) -> dict[str, tuple[Path, Manifest]]:
     """Artifacts beside this one, and in a workspace those of the other kinds, by digest."""
-    folder = folder.resolve()
-    candidates = [*folder.parent.glob("*"), *folder.parent.parent.glob("*/*")]
-    whole = [path for path in candidates if not path.is_symlink() and manifest.is_whole(path)]
-    return {known.digest: (path, known) for path in whole for known in (manifest.read(path),)}
+    beside = folder.resolve().parent
+    near = {}
+    for path in beside.parent.glob("*/*") if beside.name in get_args(Kind) else beside.glob("*"):
+        with suppress(ArtifactError):  # other people's folders may lie here too
+            known = manifest.read(path)
+            near[known.digest] = (path, known)
+    return near
 
 
 def _short(value: object) -> str:
