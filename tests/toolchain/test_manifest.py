@@ -52,10 +52,13 @@ def test_what_the_user_has_is_never_overwritten(tmp_path: Path) -> None:
         execute(plan(), tmp_path / "notes", Silent())
 
 
-def test_the_digest_leaves_out_time_but_not_content(tmp_path: Path) -> None:
+def test_the_digest_leaves_out_time_and_recipe_but_not_content(tmp_path: Path) -> None:
     first, second = execute(plan(), tmp_path / "a", Silent()), execute(plan(), tmp_path / "b", Silent())
     assert first.digest == second.digest
     assert execute(plan("other"), tmp_path / "c", Silent()).digest != first.digest
+    # Another recipe that writes the same has another key, and makes nothing stale that was made from it.
+    again = execute(plan(recipe=2), tmp_path / "d", Silent())
+    assert (again.key != first.key, again.digest) == (True, first.digest)
 
 
 def test_verify_names_what_changed(tmp_path: Path) -> None:

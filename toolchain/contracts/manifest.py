@@ -8,7 +8,7 @@ Two hashes, both sha256 in hex:
 - the *key* covers what goes in: kind, recipe version of the stage, digests of the parents, settings.
   It can be computed before the stage runs, so the pipeline asks it whether an artifact is current.
 - the *digest* covers what came out: kind, parents, settings, facts and the hash of every file, but neither
-  the tool's version nor the time. Children name their parents by digest.
+  the recipe nor the tool's version nor the time. Children name their parents by digest.
 """
 
 from __future__ import annotations
@@ -139,10 +139,8 @@ def seal(
 ) -> Manifest:
     """Hash the files below `folder` and write its manifest."""
     files = [_describe(folder, path) for path in _files_below(folder)]
-    key = key_of(kind, recipe, parents, settings)
     content: dict[str, Any] = {
         "kind": kind,
-        "key": key,
         "parents": [p.model_dump() for p in parents],
         "settings": dict(settings),
         "facts": dict(facts),
@@ -150,6 +148,7 @@ def seal(
     }
     manifest = Manifest(
         **content,
+        key=key_of(kind, recipe, parents, settings),
         digest=_hash_json(content),
         tool_version=tool_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
