@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.manifest import REMAKE
 
 Split = Literal["train", "heldout"]
 
@@ -21,16 +22,15 @@ def open_texts(dataset: Path, split: Split, cache: Path) -> Sequence[str]:
 
     datasets.disable_progress_bars()
     files = sorted(str(path) for path in (dataset / "data").glob(f"{split}-*.parquet"))
-    again = "Collect the dataset again."
     if not files:
-        raise ArtifactError(f"{dataset} has no data/{split}-*.parquet", again)
+        raise ArtifactError(f"{dataset} has no data/{split}-*.parquet", REMAKE)
     try:
         rows = datasets.load_dataset(
             "parquet", data_files={split: files}, split=split, columns=["content"], cache_dir=str(cache)
         )
     except Exception as error:  # pyarrow's, fsspec's and datasets' own errors have no common base
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise ArtifactError(f"the {split} split of {dataset} cannot be read ({reason})", again) from None
+        raise ArtifactError(f"the {split} split of {dataset} cannot be read ({reason})", REMAKE) from None
     if not any(text for text in rows["content"]):
-        raise ArtifactError(f"the {split} split of {dataset} holds no text", again)
+        raise ArtifactError(f"the {split} split of {dataset} holds no text", REMAKE)
     return cast("Sequence[str]", rows["content"])

@@ -16,6 +16,7 @@ from train.bases import TOKENIZER_FILES
 from train.settings import Dtype, TrainSettings
 
 SHARD_BYTES = 4 << 30
+AGAIN = "Fetch the checkpoint again, or remove it and make it again."
 
 
 def best_device() -> torch.device:
@@ -50,11 +51,11 @@ def open_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
         )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ArtifactError(f"{folder} cannot be loaded ({reason})", "Fetch or write the checkpoint again.") from None
+        raise ArtifactError(f"{folder} cannot be loaded ({reason})", AGAIN) from None
     missing = sorted(report["missing_keys"])
     if missing:
         # Left alone, they would be filled with random numbers.
-        raise ArtifactError(f"{folder} lacks the weight {missing[0]}", "Fetch or write the checkpoint again.")
+        raise ArtifactError(f"{folder} lacks the weight {missing[0]}", AGAIN)
     return model.to(device)
 
 

@@ -1,3 +1,5 @@
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,19 @@ def test_another_recipe_or_other_settings_are_not_current(tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match="already holds a finished adapter"):
         execute(plan("other"), tmp_path / "a", Silent())
     assert manifest.read(tmp_path / "a").facts == {"length": 5}
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("hell", encoding="utf-8")])
+def test_a_damaged_artifact_is_not_current_and_the_next_step_works(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    out = tmp_path / "a"
+    execute(plan(), out, Silent())
+    damage(out / "file.txt")
+    with pytest.raises(ArtifactError, match=r"a is damaged: file\.txt .*\. Remove that folder, and run"):
+        execute(plan(), out, Silent())
+    shutil.rmtree(out)
+    assert execute(plan(), out, Silent()).facts == {"length": 5}
 
 
 def test_what_the_user_has_is_never_overwritten(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from toolchain.contracts.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+REMAKE = "Remove that folder, and run the command that made it again."
 
 Kind = Literal["dataset", "adapter", "checkpoint", "bundle"]
 
@@ -167,7 +168,7 @@ def read(folder: Path, kind: Kind | None = None) -> Manifest:
         missing = "does not exist" if not folder.exists() else f"is not a {wanted}: it has no {MANIFEST}"
         raise ArtifactError(f"{folder} {missing}", f"Name a folder that fimble wrote as a {wanted}.") from None
     except (ValidationError, OSError) as error:
-        raise ArtifactError(f"{path} cannot be read ({type(error).__name__})", "Make the artifact again.") from None
+        raise ArtifactError(f"{path} cannot be read ({type(error).__name__})", REMAKE) from None
     if manifest.schema_version > SCHEMA:
         raise ArtifactError(f"{path} was written by a newer fimble ({manifest.tool_version})", "Upgrade fimble.")
     if kind and manifest.kind != kind:
@@ -178,6 +179,14 @@ def read(folder: Path, kind: Kind | None = None) -> Manifest:
 def is_whole(folder: Path) -> bool:
     """Whether `folder` holds a finished artifact."""
     return (folder / MANIFEST).is_file()
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """A quick look at the files of an artifact, which reads none. Raises ArtifactError when one cannot be whole."""
+    for file in manifest.files:
+        path = folder / file.path
+        if not path.is_file() or path.stat().st_size != file.size:
+            raise ArtifactError(f"{folder} is damaged: {file.path} is missing or has another size", REMAKE)
 
 
 def verify(folder: Path) -> list[str]:

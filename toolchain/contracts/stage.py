@@ -37,14 +37,19 @@ class Plan:
 
 
 def is_current(plan: Plan, out: Path) -> bool:
-    """Whether `out` already holds exactly what `plan` would write."""
-    return manifest.is_whole(out) and manifest.read(out).key == plan.key
+    """Whether `out` already holds exactly what `plan` would write. Raises ArtifactError when it did and is damaged."""
+    if not manifest.is_whole(out):
+        return False
+    found = manifest.read(out)
+    if found.key == plan.key:
+        manifest.check_files(out, found)
+    return found.key == plan.key
 
 
 def execute(plan: Plan, out: Path, progress: Progress) -> Manifest:
     """Write the artifact of `plan` to `out`, or leave it as it is when it is current.
 
-    Raises ArtifactError when `out` holds anything else.
+    Raises ArtifactError when `out` holds anything else, or is damaged.
     """
     if not is_current(plan, out):
         with manifest.writing(

@@ -16,7 +16,7 @@ from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
-from train.adapters.peft_folder import DOWN, UP, Adapter, open_adapter
+from train.adapters.peft_folder import AGAIN, DOWN, UP, Adapter, open_adapter
 from train.bases import CONFIG_FILES, Base, fingerprint
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def to_16_bits(name: str, weight: Tensor) -> Tensor:
     if not weight.is_floating_point():
         return weight
     if not bool(weight.isfinite().all()):
-        raise ArtifactError(f"{name} holds NaN or infinity", "Train again, or fetch the base again.")
+        raise ArtifactError(
+            f"{name} holds NaN or infinity", "Train with a lower --learning-rate, or fetch the base again."
+        )
     if weight.dtype == torch.bfloat16:
         return weight
     narrow = weight.to(torch.float16)
@@ -129,7 +131,7 @@ def _merge_shard(source: Path, out: Path, adapter: Adapter) -> None:
                 down, up = (changes.get_tensor(update.stem + part) for part in (DOWN, UP))
                 for part, matrix in ((DOWN, down), (UP, up)):
                     if not bool(matrix.isfinite().all()):
-                        raise ArtifactError(f"{update.stem}{part} holds NaN or infinity", "Train the adapter again.")
+                        raise ArtifactError(f"{update.stem}{part} holds NaN or infinity", AGAIN)
                 weight = merged(weight, down, up, update.scale)
                 # Rounding to bfloat16 cannot overflow unless the sum itself did, which is refused below.
                 weight = weight.to(dtype) if dtype == torch.bfloat16 else weight

@@ -21,6 +21,7 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 PLAIN = "Use a plain LoRA adapter of linear layers."
+AGAIN = "Fetch the adapter again, or remove it and train it again."
 REFUSED: dict[str, tuple[Any, ...]] = {
     "use_dora": (None, False),
     "fan_in_fan_out": (None, False),
@@ -75,7 +76,7 @@ def open_adapter(folder: Path) -> Adapter:
         raise ArtifactError(f"{folder} holds {foreign[0]}, which is no weight of a linear layer's LoRA", PLAIN)
     stems = sorted({name.removesuffix(DOWN).removesuffix(UP) for name in header})
     if not stems:
-        raise ArtifactError(f"{folder} holds no weights", "Train it again.")
+        raise ArtifactError(f"{folder} holds no weights", AGAIN)
     updates = (_update(folder, stem, header, config) for stem in stems)
     return Adapter(folder, config, {update.name: update for update in updates})
 
@@ -100,7 +101,7 @@ def _update(folder: Path, stem: str, header: dict[str, weight_files.Weight], con
     down, up = header.get(stem + DOWN), header.get(stem + UP)
     name = stem.removeprefix(PREFIX)
     if down is None or up is None or len(down.shape) != 2 or len(up.shape) != 2:
-        raise ArtifactError(f"{folder} lacks one of the two matrices of {name}", "Fetch or train the adapter again.")
+        raise ArtifactError(f"{folder} lacks one of the two matrices of {name}", AGAIN)
     try:
         rank = int(_for_layer(config.get("rank_pattern"), name, config["r"]))
         alpha = float(_for_layer(config.get("alpha_pattern"), name, config["lora_alpha"]))
