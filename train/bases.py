@@ -65,9 +65,9 @@ def open_base(spec: str, cache: Path) -> Base:
 
 
 def _open(folder: Path, name: str, cache: Path) -> Base:
-    ours = manifest.read(folder, "checkpoint") if manifest.is_whole(folder) else None
     if (folder / "adapter_config.json").is_file():
         raise ArtifactError(f"{folder} is an adapter, not a base", "Merge it into its base first, or name that base.")
+    ours = manifest.read(folder, "checkpoint") if manifest.is_whole(folder) else None
     facts = _architecture(folder)
     if facts.config.get("quantization_config"):
         raise ArtifactError(f"the base {name} is quantized", "Use its 16-bit weights; quantization comes after.")

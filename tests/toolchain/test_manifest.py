@@ -62,9 +62,18 @@ def test_a_damaged_artifact_is_not_current_and_the_next_step_works(
 
 def test_what_the_user_has_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ArtifactError, match="already exists"):
-        execute(plan(), tmp_path / "notes", Silent())
+    for name in ("mine.txt", "manifest.json"):
+        (tmp_path / "notes" / name).write_text('{"name": "mine"}', encoding="utf-8")
+        with pytest.raises(ArtifactError, match=r"notes already exists\. Choose another --out"):
+            execute(plan(), tmp_path / "notes", Silent())
+
+
+def test_a_folder_of_another_kind_is_named_as_what_it_is(tmp_path: Path) -> None:
+    execute(plan(), tmp_path / "a", Silent())
+    with pytest.raises(ArtifactError, match=r"a is an adapter, not a dataset\. Name a dataset folder"):
+        manifest.read(tmp_path / "a", "dataset")
+    with pytest.raises(ArtifactError, match=r"is not an adapter: .* wrote as an adapter"):
+        manifest.read(tmp_path, "adapter")
 
 
 def test_the_digest_leaves_out_time_and_recipe_but_not_content(tmp_path: Path) -> None:

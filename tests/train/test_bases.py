@@ -124,6 +124,10 @@ def test_a_checkpoint_of_ours_is_known_by_its_manifest(base_folder: Path, tmp_pa
         pass
     with pytest.raises(ArtifactError, match="is a dataset, not a checkpoint"):
         open_base(str(tmp_path / "data"), tmp_path / "cache")
+    with writing(tmp_path / "tuned", kind="adapter", recipe=1, parents=(), settings={}) as draft:
+        (draft.path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"is an adapter, not a base\. Merge it into its base first"):
+        open_base(str(tmp_path / "tuned"), tmp_path / "cache")
 
 
 def test_a_name_that_cannot_be_had_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

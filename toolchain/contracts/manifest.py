@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -120,7 +120,9 @@ def writing(
 def refuse_existing(out: Path) -> None:
     """Raise ArtifactError when there is something at `out` that writing there would destroy."""
     if (out.exists() or out.is_symlink()) and not (out.is_dir() and not any(out.iterdir())):
-        what = f"already holds a finished {read(out).kind}" if (out / MANIFEST).is_file() else "already exists"
+        what = "already exists"
+        with suppress(ArtifactError):  # others have files of that name too
+            what = f"already holds a finished {read(out).kind}"
         raise ArtifactError(f"{out} {what}", "Choose another --out, or remove it first.")
 
 
@@ -161,18 +163,18 @@ def seal(
 def read(folder: Path, kind: Kind | None = None) -> Manifest:
     """The manifest of an artifact. Raises ArtifactError when there is none, or it is of another kind."""
     path = folder / MANIFEST
-    wanted = kind or "Fimble artifact"
+    wanted = _a(kind or "Fimble artifact")
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        missing = "does not exist" if not folder.exists() else f"is not a {wanted}: it has no {MANIFEST}"
-        raise ArtifactError(f"{folder} {missing}", f"Name a folder that fimble wrote as a {wanted}.") from None
+        missing = "does not exist" if not folder.exists() else f"is not {wanted}: it has no {MANIFEST}"
+        raise ArtifactError(f"{folder} {missing}", f"Name a folder that fimble wrote as {wanted}.") from None
     except (ValidationError, OSError) as error:
         raise ArtifactError(f"{path} cannot be read ({type(error).__name__})", REMAKE) from None
     if manifest.schema_version > SCHEMA:
         raise ArtifactError(f"{path} was written by a newer fimble ({manifest.tool_version})", "Upgrade fimble.")
     if kind and manifest.kind != kind:
-        raise ArtifactError(f"{folder} is a {manifest.kind}, not a {kind}", f"Name a {kind} folder.")
+        raise ArtifactError(f"{folder} is {_a(manifest.kind)}, not {_a(kind)}", f"Name {_a(kind)} folder.")
     return manifest
 
 
@@ -224,6 +226,10 @@ def tool_version() -> str:
         return version("fimble")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _files_below(folder: Path) -> list[str]:

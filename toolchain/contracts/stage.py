@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.contracts import manifest
+from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.manifest import Draft, Kind, Manifest, Parent
 from toolchain.contracts.progress import Progress
 
@@ -38,9 +39,10 @@ class Plan:
 
 def is_current(plan: Plan, out: Path) -> bool:
     """Whether `out` already holds exactly what `plan` would write. Raises ArtifactError when it did and is damaged."""
-    if not manifest.is_whole(out):
+    try:
+        found = manifest.read(out)
+    except ArtifactError:  # nothing, or nothing of ours
         return False
-    found = manifest.read(out)
     if found.key == plan.key:
         manifest.check_files(out, found)
     return found.key == plan.key
