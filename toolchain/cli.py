@@ -73,23 +73,24 @@ def up_command(
     **flags: Any,
 ) -> None:
     """The whole road: collect, train, merge, compile and serve, doing again only what is not current."""
-    from toolchain.console import open_console
+    from toolchain.console import console
     from toolchain.pipeline import current_bundle, up
 
-    progress, tables = open_console(), _tables()
+    tables = _tables()
     serving = choose(ServeSettings, "serve", tables, flags)
-    steps = up(sources, out, tables, {"base": base, **flags}, progress)
-    bundle = current_bundle(out)
-    report = [
-        {"stage": s.stage, "made": s.made, "seconds": round(s.seconds, 1), "folder": str(s.folder)} for s in steps
-    ]
-    made = [step.stage for step in steps if step.made]
-    progress.say(f"made: {', '.join(made)}" if made else "every stage is current")
-    _print(as_json, {"bundle": str(bundle), "stages": report}, [f"bundle: {bundle}"])
-    if serve:
-        from serve.server import run
+    with console() as progress:
+        steps = up(sources, out, tables, {"base": base, **flags}, progress)
+        bundle = current_bundle(out)
+        report = [
+            {"stage": s.stage, "made": s.made, "seconds": round(s.seconds, 1), "folder": str(s.folder)} for s in steps
+        ]
+        made = [step.stage for step in steps if step.made]
+        progress.say(f"made: {', '.join(made)}" if made else "every stage is current")
+        _print(as_json, {"bundle": str(bundle), "stages": report}, [f"bundle: {bundle}"])
+        if serve:
+            from serve.server import run
 
-        run(bundle, serving, progress)
+            run(bundle, serving, progress)
 
 
 @app.command("collect")
@@ -169,9 +170,11 @@ def serve_command(
 ) -> None:
     """Completions over HTTP, in the protocols that editors speak."""
     from serve.server import run
-    from toolchain.console import open_console
+    from toolchain.console import console
 
-    run(_bundle(bundle), choose(ServeSettings, "serve", _tables(), flags), open_console())
+    chosen = choose(ServeSettings, "serve", _tables(), flags)
+    with console() as progress:
+        run(_bundle(bundle), chosen, progress)
 
 
 @app.command("complete")
@@ -226,18 +229,20 @@ def demo_command(
     as_json: Json = False,
 ) -> None:
     """The whole road on this machine, ending with completions asked for as VS Code asks."""
-    from toolchain.console import open_console
+    from toolchain.console import console
     from toolchain.demo import run_demo
 
-    report = run_demo(sources or [], out, _tables(), open_console())
+    with console() as progress:
+        report = run_demo(sources or [], out, _tables(), progress)
     _print(as_json, report, [])
 
 
 def _execute(plan: Any, out: Path, as_json: bool) -> None:
-    from toolchain.console import open_console
+    from toolchain.console import console
     from toolchain.contracts.stage import execute
 
-    made = execute(plan, out, open_console())
+    with console() as progress:
+        made = execute(plan, out, progress)
     facts = {"folder": str(out), "kind": made.kind, "digest": made.digest, "facts": made.facts}
     _print(as_json, facts, [f"{made.kind} {made.digest[:16]} in {out}"])
 

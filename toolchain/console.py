@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 PLAIN_EVERY_SECONDS = 10.0
 
 
-def open_console() -> Bars | Lines:
-    """The listener that fits standard error."""
-    return Bars() if sys.stderr.isatty() else Lines()
+@contextmanager
+def console() -> Iterator[Bars | Lines]:
+    """The listener that fits standard error; whatever happens meanwhile, the terminal is given back as it was."""
+    if not sys.stderr.isatty():
+        yield Lines()
+        return
+    bars = Bars()
+    try:
+        yield bars
+    finally:
+        bars.finish()
 
 
 class Lines:
@@ -62,7 +72,7 @@ class Bars:
             TimeRemainingColumn,
         )
 
-        self._stop()
+        self.finish()
         count = [BarColumn(), MofNCompleteColumn(), TextColumn(unit)] if total else []
         left = [TimeRemainingColumn()] if total else []
         note = TextColumn("{task.fields[note]}")
@@ -76,12 +86,9 @@ class Bars:
             self._bars.update(self._task, advance=amount, **({"note": note} if note else {}))
 
     def finish(self) -> None:
-        self._stop()
-
-    def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
-
-    def _stop(self) -> None:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False)
