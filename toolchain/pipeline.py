@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from train.bases import Base
 
 KEY_CHARACTERS = 16
+CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# What fimble up made; see https://bford.info/cachedir/\n"
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ def up(
     workspace = Workspace(root, progress, [])
     try:
         (root / ".gitignore").write_text("*\n", encoding="utf-8")
+        # A workspace may lie within a source, and must not become part of the dataset.
+        (root / "CACHEDIR.TAG").write_text(CACHE_TAG, encoding="utf-8")
         dataset = workspace.run("collect", lambda: plan_collect(sources, collect, cache))
         if choice.base == "scratch":
             grown = workspace.run("base", lambda: plan_scratch(dataset.folder, scratch))

@@ -1,0 +1,28 @@
+"""The workspace of `up`: what may lie around it, and who may work in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toolchain.contracts.errors import UserError
+from toolchain.contracts.progress import Silent
+from toolchain.pipeline import up
+
+pytestmark = [pytest.mark.train, pytest.mark.compile]
+
+
+def collect_only(source: Path, root: Path) -> None:
+    """`up` as far as a base that does not exist."""
+    with pytest.raises(UserError, match="neither a folder nor a hub id"):
+        up([str(source)], root, {}, {"base": "./nowhere"}, Silent())
+
+
+def test_a_workspace_within_a_plain_folder_is_not_collected(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / f"{name}.py").write_text(f"{name} = 1\n", encoding="utf-8")
+    for _ in range(2):
+        collect_only(tmp_path, tmp_path / "work")
+    (dataset,) = (tmp_path / "work" / "dataset").glob("[!.]*")
+    assert (dataset / "manifest.json").is_file()
