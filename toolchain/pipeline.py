@@ -111,9 +111,7 @@ def up(
     cache = root / "cache"
     workspace = Workspace(root, progress, [])
     try:
-        (root / ".gitignore").write_text("*\n", encoding="utf-8")
-        # A workspace may lie within a source, and must not become part of the dataset.
-        (root / "CACHEDIR.TAG").write_text(CACHE_TAG, encoding="utf-8")
+        _mark(root)
         dataset = workspace.run("collect", lambda: plan_collect(sources, collect, cache))
         if choice.base == "scratch":
             grown = workspace.run("base", lambda: plan_scratch(dataset.folder, scratch))
@@ -127,6 +125,16 @@ def up(
     finally:
         lock.release()
     return workspace.steps
+
+
+def _mark(root: Path) -> None:
+    """Keep a fresh workspace out of Git, and of the dataset when it lies within a source.
+
+    A folder that holds something of the user's stays as it is.
+    """
+    if {path.name for path in root.iterdir()} <= {"lock", "CACHEDIR.TAG"}:
+        (root / "CACHEDIR.TAG").write_text(CACHE_TAG, encoding="utf-8")
+        (root / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 def _fine_tune(

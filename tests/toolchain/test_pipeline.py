@@ -26,3 +26,11 @@ def test_a_workspace_within_a_plain_folder_is_not_collected(tmp_path: Path) -> N
         collect_only(tmp_path, tmp_path / "work")
     (dataset,) = (tmp_path / "work" / "dataset").glob("[!.]*")
     assert (dataset / "manifest.json").is_file()
+
+
+def test_a_folder_of_the_users_is_not_marked(tmp_path: Path) -> None:
+    for name in ("one.py", "two.py", ".gitignore"):
+        (tmp_path / name).write_text(f"{name[:3]} = 1\n", encoding="utf-8")
+    collect_only(tmp_path, tmp_path)
+    assert (tmp_path / ".gitignore").read_text(encoding="utf-8") == ".gi = 1\n"
+    assert not (tmp_path / "CACHEDIR.TAG").exists()
