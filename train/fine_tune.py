@@ -73,12 +73,11 @@ def train_fully(
 
     from train import models
 
-    device = models.best_device()
+    device, stored = models.best_device(), models.stored_dtype(folder)
     model = models.open_model(folder, torch.float32, device)
     _train(model, folder, facts, spec, dataset, settings, states, draft, progress)
     draft.facts |= {"family": facts.family, "parameters": facts.parameters, "context_size": facts.context_size}
-    stored = facts.config.get("dtype") or facts.config.get("torch_dtype") or "float32"
-    return model.to(getattr(torch, stored)).cpu()
+    return model.to(stored).cpu()
 
 
 def _fine_tune_adapter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -11,11 +12,13 @@ from typing import Any
 
 import torch
 
+from toolchain.contracts import weight_files
 from toolchain.contracts.errors import ArtifactError, SettingsError
 from train.bases import TOKENIZER_FILES
 from train.settings import Dtype, TrainSettings
 
 SHARD_BYTES = 4 << 30
+STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 AGAIN = "Fetch the checkpoint again, or remove it and make it again."
 
 
@@ -57,6 +60,15 @@ def open_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
         # Left alone, they would be filled with random numbers.
         raise ArtifactError(f"{folder} lacks the weight {missing[0]}", AGAIN)
     return model.to(device)
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype of most weights in a checkpoint, by their headers: its configuration need not name one."""
+    sizes: Counter[torch.dtype] = Counter()
+    for weight in weight_files.read_headers(folder).values():
+        if weight.dtype in STORED:
+            sizes[STORED[weight.dtype]] += math.prod(weight.shape)
+    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 def with_adapter(model: Any, settings: TrainSettings, targets: Sequence[str], base_name: str) -> Any:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.tiny import SHAPE, Lines, load, opened
+from tests.train.tiny import SHAPE, Lines, load, opened, write_base
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import ArtifactError, SettingsError, StageError
 from toolchain.contracts.progress import Silent
@@ -112,6 +112,20 @@ def test_the_checkpoint_is_in_the_layout_of_transformers(base_folder: Path, undi
     )
     base = opened(out)
     assert base.name == "tiny-base"
+
+
+@pytest.mark.parametrize("named", [None, "float33"])
+def test_a_checkpoint_keeps_the_dtype_of_its_bases_weights_whatever_the_configuration_says(
+    dataset: Path, tmp_path: Path, named: str | None
+) -> None:
+    folder = write_base(tmp_path / "base", torch.bfloat16)
+    config = json.loads((folder / "config.json").read_text())
+    config = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
+    (folder / "config.json").write_text(json.dumps(config | ({"torch_dtype": named} if named else {})))
+    settings = replace(FULL, max_steps=1, batch_size=2, gradient_accumulation=1, evaluate_sequences=2)
+    execute(plan_train(dataset, opened(folder), settings), tmp_path / "out", Silent())
+    assert {weight.dtype for weight in weights_in(tmp_path / "out").values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_nothing_written_names_a_path_of_this_machine(
