@@ -21,10 +21,12 @@ def request_from_prompt(
     tokens_field: str,
     defaults: CompletionRequest,
     spec: FimSpec,
+    suffix: str = "",
 ) -> CompletionRequest:
-    """A request whose prompt is one text: taken apart when it is a FIM prompt, continued when it is not."""
-    prompt = read_text(body, prompt_field)
-    prefix, suffix = prompts.take_apart(prompt, spec) or (prompt, "")
+    """A request whose prompt ends at the cursor, or without a suffix may be a FIM prompt, which is taken apart."""
+    prefix = read_text(body, prompt_field)
+    if not suffix:
+        prefix, suffix = prompts.take_apart(prefix, spec) or (prefix, "")
     return CompletionRequest(
         prefix=prefix,
         suffix=suffix,

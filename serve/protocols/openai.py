@@ -14,9 +14,6 @@ from serve.requests import (
     CompletionRequest,
     clean,
     over,
-    read_max_tokens,
-    read_sampling,
-    read_stop,
     read_text,
 )
 from toolchain.contracts.fim import FimSpec
@@ -36,15 +33,8 @@ def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -
     # llm-vscode's users leave Hugging Face's parameters in place when they switch to this dialect.
     options = over(body, body.get("parameters"))
     field = "max_tokens" if options.get("max_tokens") is not None else "max_new_tokens"
-    if isinstance(body.get("suffix"), str):
-        return CompletionRequest(
-            prefix=read_text(body, "prompt"),
-            suffix=read_text(body, "suffix"),
-            max_tokens=read_max_tokens(options, field, defaults.max_tokens),
-            sampling=read_sampling(options, defaults.sampling),
-            stop=read_stop(options, "stop"),
-        )
-    return request_from_prompt(body, "prompt", options, field, defaults, spec)
+    suffix = read_text(body, "suffix") if body.get("suffix") is not None else ""
+    return request_from_prompt(body, "prompt", options, field, defaults, spec, suffix)
 
 
 def head(body: Mapping[str, Any], model: str) -> dict[str, Any]:

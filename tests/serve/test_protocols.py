@@ -150,6 +150,24 @@ def test_openai_with_a_suffix(client: httpx.Client) -> None:
     assert usage["prompt_tokens"] > 10
 
 
+@pytest.mark.parametrize("suffix", ["", None])
+def test_openai_with_an_empty_suffix_takes_a_fim_prompt_apart(
+    served: tuple[httpx.Client, ScriptedRunner], bundle: Bundle, suffix: str | None
+) -> None:
+    client, runner = served
+    reply = client.post("/v1/completions", json={"prompt": FIM, "suffix": suffix})
+    assert reply.json()["choices"][0]["text"] == REPLY
+    before, after = (bundle.tokenizer.encode(text).ids for text in (PREFIX, SUFFIX))
+    prompt = [bundle.ids.prefix, bundle.ids.suffix, *after, bundle.ids.middle, *before]
+    assert runner.held[: len(prompt)] == prompt
+
+
+def test_openai_refuses_a_suffix_that_is_no_text(client: httpx.Client) -> None:
+    reply = client.post("/v1/completions", json={"prompt": PREFIX, "suffix": [SUFFIX]})
+    assert reply.status_code == 422
+    assert "suffix" in str(llm_ls.read("openai", reply.text)[1])
+
+
 @pytest.mark.parametrize("prompt", [PREFIX, [PREFIX]])
 def test_openai_takes_a_prompt_or_a_list_of_one(client: httpx.Client, prompt: Any) -> None:
     reply = client.post("/v1/completions", json={"prompt": prompt})
