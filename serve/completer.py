@@ -31,11 +31,9 @@ class Completer:
 
     def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = lambda: False) -> Completion:
         """The whole completion."""
-        pieces: list[str] = []
         for piece in self.stream(request, cancelled):
             if isinstance(piece, Completion):
                 return piece
-            pieces.append(piece)
         raise AssertionError("a stream ends with its completion")
 
     def stream(

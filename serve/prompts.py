@@ -54,7 +54,6 @@ def _end_of(text: str, tokenizer: Tokenizer, most: int) -> list[int]:
     """The last `most` tokens of `text`, or fewer where a line or at least a character begins there."""
     if most < 1:
         return []
-    # A whole file may follow the cursor; only what can fit is worth the tokenizer's time.
     window = text[-most * CHARACTERS_PER_TOKEN :]
     encoded = _encode(window, tokenizer)
     ids: list[int] = encoded.ids
@@ -77,6 +76,7 @@ def _start_of(text: str, tokenizer: Tokenizer, most: int) -> list[int]:
     """The first `most` tokens of `text`, or fewer where a line or at least a character ends there."""
     if most < 1:
         return []
+    # A whole file may follow the cursor; only what can fit is worth the tokenizer's time.
     window = text[: most * CHARACTERS_PER_TOKEN]
     encoded = _encode(window, tokenizer)
     ids: list[int] = encoded.ids

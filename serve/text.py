@@ -26,7 +26,7 @@ class TextStream:
         self._ids.append(token)
         text = self._decode()
         # A character that is spread over tokens decodes to U+FFFD until its last byte is there.
-        whole = text.rstrip(UNFINISHED) if text.endswith(UNFINISHED) else text
+        whole = text.rstrip(UNFINISHED)
         found = [at for stop in self._stops if (at := whole.find(stop)) >= 0]
         if found:
             self.stopped = True

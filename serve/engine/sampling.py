@@ -37,8 +37,6 @@ class Sampling:
                 f"a repetition penalty of {self.repetition_penalty} cannot be used",
                 "Give 1 for none, or a little more.",
             )
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise SettingsError(f"a repetition penalty of {self.repetition_penalty} cannot be used", "Give 1 for none.")
 
 
 def choose(
