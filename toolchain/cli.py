@@ -74,19 +74,14 @@ def up_command(
 ) -> None:
     """The whole road: collect, train, merge, compile and serve, doing again only what is not current."""
     from toolchain.console import console
-    from toolchain.pipeline import current_bundle, up
+    from toolchain.pipeline import current_bundle, report, up
 
     tables = _tables()
     serving = choose(ServeSettings, "serve", tables, flags)
     with console() as progress:
         steps = up(sources, out, tables, {"base": base, **flags}, progress)
         bundle = current_bundle(out)
-        report = [
-            {"stage": s.stage, "made": s.made, "seconds": round(s.seconds, 1), "folder": str(s.folder)} for s in steps
-        ]
-        made = [step.stage for step in steps if step.made]
-        progress.say(f"made: {', '.join(made)}" if made else "every stage is current")
-        _print(as_json, {"bundle": str(bundle), "stages": report}, [f"bundle: {bundle}"])
+        _print(as_json, {"bundle": str(bundle), "stages": report(steps)}, [f"bundle: {bundle}"])
         if serve:
             from serve.server import run
 
@@ -165,9 +160,7 @@ def compile_command(
 
 @app.command("serve")
 @with_options(ServeSettings)
-def serve_command(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or the workspace of up.")], **flags: Any
-) -> None:
+def serve_command(bundle: BundlePath, **flags: Any) -> None:
     """Completions over HTTP, in the protocols that editors speak."""
     from serve.server import run
     from toolchain.console import console
@@ -230,11 +223,11 @@ def demo_command(
 ) -> None:
     """The whole road on this machine, ending with completions asked for as VS Code asks."""
     from toolchain.console import console
-    from toolchain.demo import run_demo
+    from toolchain.demo import lines, run_demo
 
     with console() as progress:
         report = run_demo(sources or [], out, _tables(), progress)
-    _print(as_json, report, [])
+    _print(as_json, report, lines(report))
 
 
 def _execute(plan: Any, out: Path, as_json: bool) -> None:

@@ -1,13 +1,15 @@
-"""The main job, shown: `up`, then real requests to a real server, beside what the file really says."""
+"""The main job: `up`, then real requests to a real server, beside what the file really says."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import urllib.request
@@ -19,7 +21,7 @@ from typing import Any
 from toolchain.contracts.errors import StageError
 from toolchain.contracts.progress import Progress
 from toolchain.editor import vscode_settings
-from toolchain.pipeline import current_bundle, up
+from toolchain.pipeline import current_bundle, report, up
 
 CURSORS = 4
 WINDOW = 4000
@@ -37,60 +39,70 @@ def run_demo(
 
     begun = time.monotonic()
     steps = up(list(sources) or [sysconfig.get_path("stdlib")], root, tables, {}, progress)
-    made = [step.stage for step in steps if step.made]
-    progress.say(f"made: {', '.join(made)}" if made else "every stage is current")
     bundle = open_bundle(current_bundle(root))
     with serving(bundle.folder) as url:
-        print(f"\nserver at {url}; completions as llm-vscode asks for them, in files that were not trained on:")
-        shown = [_complete(url, place, bundle.spec) for place in held_out_places(steps[0].folder)]
-    print("\nstage     state      seconds")
-    for step in steps:
-        print(f"{step.stage:<9} {'made' if step.made else 'current':<9} {step.seconds:8.1f}")
-    print(f"{'total':<19} {time.monotonic() - begun:8.1f}")
-    for step in steps:
-        if held_out := step.manifest.facts.get("held_out"):
-            first, last = held_out["start"], held_out["end"]
-            print(
-                f"held-out FIM loss of {step.stage}: {first['loss']:.3f} -> {last['loss']:.3f}, "
-                f"bits per byte {first['bits_per_byte']:.3f} -> {last['bits_per_byte']:.3f}"
-            )
+        completions = [_complete(url, place, bundle.spec) for place in held_out_places(steps[0].folder)]
     tokenizer = root.absolute() / "current" / "params" / "tokenizer.json"
-    wanted = vscode_settings("http://127.0.0.1:8000", tokenizer, bundle.spec, bundle.context_size, bundle.name)
-    print(f"\nTo use it in VS Code, run   fimble serve {root}")
-    print("and paste this into settings.json (extension: huggingface.huggingface-vscode):")
-    print(json.dumps(wanted, indent=2))
     return {
+        "workspace": str(root),
         "bundle": str(bundle.folder),
-        "stages": {step.stage: {"made": step.made, "seconds": round(step.seconds, 1)} for step in steps},
-        "completions": shown,
+        "stages": report(steps),
+        "seconds": round(time.monotonic() - begun, 1),
+        "held_out": {step.stage: facts for step in steps if (facts := step.manifest.facts.get("held_out"))},
+        "completions": completions,
+        "vscode": vscode_settings("http://127.0.0.1:8000", tokenizer, bundle.spec, bundle.context_size, bundle.name),
     }
+
+
+def lines(report: Mapping[str, Any]) -> list[str]:
+    """The report for people."""
+    shown = ["", "completions as llm-vscode asks for them, in files that were not trained on:"]
+    for done in report["completions"]:
+        shown += ["", f"  {done['place']} ({done['milliseconds']} ms)"]
+        shown += [f"    file says:  {done['before']}|{done['truth']}"]
+        shown += [f"    completion: {done['before']}|{done['completion']}"]
+    shown += ["", "stage     state      seconds"]
+    for stage in report["stages"]:
+        shown.append(f"{stage['stage']:<9} {'made' if stage['made'] else 'current':<9} {stage['seconds']:8.1f}")
+    shown.append(f"{'total':<19} {report['seconds']:8.1f}")
+    for stage, held_out in report["held_out"].items():
+        first, last = held_out["start"], held_out["end"]
+        shown.append(
+            f"held-out FIM loss of {stage}: {first['loss']:.3f} -> {last['loss']:.3f}, "
+            f"bits per byte {first['bits_per_byte']:.3f} -> {last['bits_per_byte']:.3f}"
+        )
+    return [
+        *shown,
+        "",
+        f"To use it in VS Code, run   fimble serve {report['workspace']}",
+        "and paste this into settings.json (extension: huggingface.huggingface-vscode):",
+        json.dumps(report["vscode"], indent=2),
+    ]
 
 
 def held_out_places(dataset: Path) -> list[dict[str, str]]:
     """Places in held-out files: before the last part of a line with something to say, the rest of the file after it."""
-    import datasets
+    from train.dataset import open_files
 
-    places = []
-    rows = datasets.load_dataset(str(dataset), split="heldout", streaming=True)
-    for row in rows:
-        lines = row["content"].splitlines(keepends=True)
-        candidates = [n for n, line in enumerate(lines) if n > 8 and re.match(r"\s+(return|if|for|self\.)\b", line)]
-        if not candidates:
-            continue
-        at = candidates[len(candidates) // 2]
-        line = lines[at].rstrip("\n")
-        cut = len(line) - len(line.lstrip()) + len(line.split()[0])
-        places.append(
-            {
-                "path": f"{row['path']}:{at + 1}",
-                "prefix": "".join(lines[:at]) + line[:cut],
-                "middle": line[cut:],
-                "suffix": "\n" + "".join(lines[at + 1 :]),
-            }
-        )
-        if len(places) == CURSORS:
-            break
-    return places
+    with tempfile.TemporaryDirectory() as cache:
+        places = (_place_in(row["path"], row["content"]) for row in open_files(dataset, "heldout", Path(cache)))
+        return list(itertools.islice(filter(None, places), CURSORS))
+
+
+def _place_in(path: str, content: str) -> dict[str, str] | None:
+    whole = content.splitlines(keepends=True)
+    candidates = [n for n, line in enumerate(whole) if n > 8 and re.match(r"\s+(return|if|for|self\.)\b", line)]
+    if not candidates:
+        return None
+    at = candidates[len(candidates) // 2]
+    line = whole[at].rstrip("\n")
+    cut = len(line) - len(line.lstrip()) + len(line.split()[0])
+    return {
+        "path": f"{path}:{at + 1}",
+        "prefix": "".join(whole[:at]) + line[:cut],
+        "middle": line[cut:],
+        "suffix": "\n" + "".join(whole[at + 1 :]),
+    }
 
 
 @contextmanager
@@ -131,7 +143,7 @@ def _address(said: queue.Queue[str | None]) -> str:
 
 
 def _complete(url: str, place: Mapping[str, str], spec: Any) -> dict[str, Any]:
-    """One request in the form of llm-vscode 0.0.38, printed beside the truth."""
+    """One request in the form of llm-vscode 0.0.38, beside the truth."""
     prompt = f"{spec.prefix}{place['prefix'][-WINDOW:]}{spec.suffix}{place['suffix'][:WINDOW]}{spec.middle}"
     body = {
         "inputs": prompt,
@@ -147,9 +159,10 @@ def _complete(url: str, place: Mapping[str, str], spec: Any) -> dict[str, Any]:
     begun = time.monotonic()
     with urllib.request.urlopen(request, timeout=60) as reply:
         text = json.load(reply)[0]["generated_text"]
-    milliseconds = round((time.monotonic() - begun) * 1000)
-    before = place["prefix"].splitlines()[-1]
-    print(f"\n  {place['path']} ({milliseconds} ms)")
-    print(f"    file says:  {before}|{place['middle']}")
-    print(f"    completion: {before}|{text}")
-    return {"place": place["path"], "truth": place["middle"], "completion": text, "milliseconds": milliseconds}
+    return {
+        "place": place["path"],
+        "before": place["prefix"].splitlines()[-1],
+        "truth": place["middle"],
+        "completion": text,
+        "milliseconds": round((time.monotonic() - begun) * 1000),
+    }

@@ -124,7 +124,14 @@ def up(
         _point_at(root, bundle.folder)
     finally:
         lock.release()
+    made = [step.stage for step in workspace.steps if step.made]
+    progress.say(f"made: {', '.join(made)}" if made else "every stage is current")
     return workspace.steps
+
+
+def report(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The steps as plain JSON."""
+    return [{"stage": s.stage, "made": s.made, "seconds": round(s.seconds, 1), "folder": str(s.folder)} for s in steps]
 
 
 def _mark(root: Path) -> None:

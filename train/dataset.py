@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.manifest import REMAKE
@@ -18,6 +18,14 @@ Split = Literal["train", "heldout"]
 
 def open_texts(dataset: Path, split: Split, cache: Path) -> Sequence[str]:
     """The files of a split as texts, by index. Raises ArtifactError when they cannot be read or there are none."""
+    return cast("Sequence[str]", open_files(dataset, split, cache)["content"])
+
+
+def open_files(dataset: Path, split: Split, cache: Path) -> Any:
+    """The files of a split as rows with `path` and `content`, by index; by the name of a column, that column.
+
+    Raises ArtifactError when they cannot be read or there are none.
+    """
     import datasets
 
     datasets.disable_progress_bars()
@@ -26,11 +34,11 @@ def open_texts(dataset: Path, split: Split, cache: Path) -> Sequence[str]:
         raise ArtifactError(f"{dataset} has no data/{split}-*.parquet", REMAKE)
     try:
         rows = datasets.load_dataset(
-            "parquet", data_files={split: files}, split=split, columns=["content"], cache_dir=str(cache)
+            "parquet", data_files={split: files}, split=split, columns=["path", "content"], cache_dir=str(cache)
         )
     except Exception as error:  # pyarrow's, fsspec's and datasets' own errors have no common base
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ArtifactError(f"the {split} split of {dataset} cannot be read ({reason})", REMAKE) from None
     if not any(text for text in rows["content"]):
         raise ArtifactError(f"the {split} split of {dataset} holds no text", REMAKE)
-    return cast("Sequence[str]", rows["content"])
+    return rows
