@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from compile import processor
+from compile.quantization import GROUP
 from compile.schemes import parse_scheme
 from compile.settings import CompileSettings
-from toolchain.contracts import architectures, fim
+from toolchain.contracts import architectures, fim, manifest, tvm_package
 from toolchain.contracts import settings as contract_settings
-from toolchain.contracts.errors import MissingExtra
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.errors import UnsupportedArchitecture
+from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.manifest import Draft, Parent
+from toolchain.contracts.processors import LEVELS
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
-from toolchain.contracts.targets import parse_target
+from toolchain.contracts.targets import Target, parse_target
 from toolchain.contracts.tokenizer import open_tokenizer
 
-RECIPE = 1
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+RECIPE = 2
 
 
 def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) -> Plan:
     """The bundle of the checkpoint in Hugging Face's layout at `checkpoint`, which `parent` names by its digest.
 
-    The processor that a `cpu` library is built for is among the settings, so a bundle moved to another machine's
-    workspace is rebuilt there. Raises UnsupportedArchitecture, FimTokenError and ArtifactError before any work.
+    What `cpu` means on this machine, and the installed TVM, are among the settings: moved to another machine, or after
+    an upgrade, a bundle is not current. Raises UnsupportedArchitecture, FimTokenError, MissingExtra and ArtifactError
+    before any work.
     """
     facts = architectures.read(checkpoint)
     scheme = parse_scheme(settings.quantization)
     tokenizer = open_tokenizer(checkpoint)
-    spec = fim.detect(tokenizer.token_to_id, where=str(checkpoint / "tokenizer.json"))
+    spec = _fim_spec(checkpoint, tokenizer)
     ids = fim.resolve(spec, tokenizer.token_to_id)
     context = min(settings.context_size or facts.context_size, facts.context_size)
-    _require_tvm()
+    targets = {target.name: target for target in map(parse_target, settings.target)}
+    for target in targets.values():
+        _refuse_unfit(facts, target)
+    tvm = tvm_package.find()
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from compile import chat_config, library, weights
+        from compile import chat_config, library, library_cache, weights
 
         params = draft.path / "params"
         params.mkdir()
@@ -44,14 +56,12 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
         for name in content["tokenizer_files"]:
             shutil.copyfile(checkpoint / name, params / name)
         chat_config.write(params / "mlc-chat-config.json", content)
-        libraries = {}
-        for name in settings.target:
-            target = parse_target(name)
-            file = f"{settings.name}-{scheme.name}-{target.name}.{target.extension}"
+        libraries = {name: f"{settings.name}-{scheme.name}-{name}.a" for name in targets}
+        for name, target in targets.items():
             progress.start(f"library for {name}")
-            metadata = library.build(facts, scheme, draft.path / file)
+            build = partial(library.build, facts, scheme, spec, target)
+            library_cache.fetch(facts, scheme, spec, target, draft.path / libraries[name], build)
             progress.finish()
-            libraries[name] = {"library": file, "tvm": metadata["tvm"], **metadata["target"]}
         draft.facts |= {
             "name": settings.name,
             "scheme": scheme.name,
@@ -66,13 +76,29 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
         kind="bundle",
         recipe=RECIPE,
         parents=(parent,),
-        settings=contract_settings.to_json(settings) | {"context_size": context, "processor": processor.identity()},
+        settings=contract_settings.to_json(settings)
+        | {"context_size": context, "target": list(targets), "tvm": tvm.version},
         write=write,
     )
 
 
-def _require_tvm() -> None:
-    from importlib.util import find_spec
+def _fim_spec(checkpoint: Path, tokenizer: Tokenizer) -> FimSpec:
+    """What the checkpoint of ours says it was trained with; what a stranger's tokenizer lets one tell."""
+    if manifest.is_whole(checkpoint):
+        recorded = manifest.read(checkpoint, "checkpoint").facts.get("fim")
+        if recorded:
+            return FimSpec(**recorded)
+    return fim.detect(tokenizer.token_to_id, where=str(checkpoint / "tokenizer.json"))
 
-    if find_spec("tvm") is None:
-        raise MissingExtra("TVM is not installed", "Run: pip install 'fimble[compile]'")
+
+def _refuse_unfit(facts: Architecture, target: Target) -> None:
+    """Raise UnsupportedArchitecture for sizes that the kernels cannot handle."""
+    for name, size, step in (
+        ("hidden size", facts.hidden_size, GROUP),
+        ("inner size", facts.inner_size, GROUP),
+        ("head size", facts.head_size, LEVELS[target.level].lanes),
+    ):
+        if size % step:
+            raise UnsupportedArchitecture(
+                f"a {name} of {size} is not supported: it must be a multiple of {step}", "Choose another base model."
+            )

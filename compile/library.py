@@ -1,4 +1,4 @@
-"""Compiling a model to a shared library that describes itself.
+"""Compiling a model for processors: an archive of object files that describes itself.
 
 The library exports Relax functions: `prefill`, `decode` and `score` (ids, position, keys, values, parameters), a
 `pack_*` for each layout that differs from MLC's, and `_metadata`, which gives the JSON that `describe` makes. A
@@ -15,28 +15,32 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from compile import linker
 from compile.architectures import FAMILIES
 from compile.chat_config import PREFILL_CHUNK
 from compile.kernels.cpu import quantized_matmul
 from compile.layers import cpu
 from compile.layers.cpu import CpuLayers
 from compile.schemes import Scheme
+from toolchain.contracts import object_archive, tvm_package
 from toolchain.contracts.architectures.facts import Architecture
-from toolchain.contracts.errors import UnsupportedArchitecture
+from toolchain.contracts.fim import FimSpec
+from toolchain.contracts.processors import LEVELS
+from toolchain.contracts.targets import Target
 
-METADATA_VERSION = 1
+METADATA_VERSION = 2
+# What LLVM calls each machine and each operating system.
+MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
+SYSTEMS = {"linux": "unknown-linux-gnu", "macos": "apple-macos11", "windows": "pc-windows-msvc"}
 
 
-def build(facts: Architecture, scheme: Scheme, out: Path) -> dict[str, Any]:
-    """Compile the model for this machine's processor, link it to the library file `out`, and give its metadata."""
-    device = tvm.target.Target(native_processor())
-    layers = CpuLayers(scheme, lanes_of(device))
-    refuse_unfit(facts, layers)
+def build(facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target, out: Path) -> None:
+    """Compile the model for a processor, and write the library to the file `out`. No linker is needed."""
+    device = tvm.target.Target(description(target))
+    layers = CpuLayers(scheme, LEVELS[target.level].lanes)
     model = FAMILIES[facts.family].Model(facts, layers)
     with device:
         module, parameters = model.export_tvm(spec=cpu.functions(model, layers, facts))
-        metadata = describe(facts, layers, device, parameters)
+        metadata = describe(facts, layers, spec, target, parameters)
         builder = relax.BlockBuilder(_with_bounds(module, metadata["prefill_chunk_size"]))
         for packed in {p["packer"]: p for p in metadata["params"] if p["packer"]}.values():
             _add_packer(builder, packed, layers)
@@ -44,48 +48,34 @@ def build(facts: Architecture, scheme: Scheme, out: Path) -> dict[str, Any]:
             builder.emit_func_output(tvm.ir.StringImm(json.dumps(metadata)))
         executable = relax.build(builder.finalize(), target=device, relax_pipeline=cpu_pipeline())
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        executable.export_library(str(out), fcompile=_link, workspace_dir=scratch)
-    return metadata
+        executable.export_library(str(out), fcompile=_archive, workspace_dir=scratch)
 
 
-def native_processor() -> dict[str, Any]:
-    """TVM's description of this machine's processor."""
-    codegen = tvm.target.codegen
+def description(target: Target) -> dict[str, Any]:
+    """TVM's description of a processor."""
+    level = LEVELS[target.level]
+    apple = target.system == "macos" and level.machine == "arm64"
     return {
         "kind": "llvm",
-        "mtriple": codegen.llvm_get_system_triple(),
-        "mcpu": codegen.llvm_get_system_cpu(),
+        "mtriple": f"{'arm64' if apple else MACHINES[level.machine]}-{SYSTEMS[target.system]}",
+        "mcpu": level.name if level.machine == "x86_64" else "apple-m1" if apple else "generic",
     }
 
 
-def lanes_of(device: Any) -> int:
-    """float32 lanes a kernel works on: a register of AVX-512, else one of AVX2 or two of NEON."""
-    return 16 if "avx512f" in tvm.target.codegen.llvm_get_cpu_features(device) else 8
-
-
-def refuse_unfit(facts: Architecture, layers: CpuLayers) -> None:
-    """Raise UnsupportedArchitecture for sizes that the kernels cannot handle."""
-    for name, size, step in (
-        ("hidden size", facts.hidden_size, quantized_matmul.GROUP),
-        ("inner size", facts.inner_size, quantized_matmul.GROUP),
-        ("head size", facts.head_size, layers.lanes),
-    ):
-        if size % step:
-            raise UnsupportedArchitecture(
-                f"a {name} of {size} is not supported: it must be a multiple of {step}", "Choose another base model."
-            )
-
-
-def describe(facts: Architecture, layers: CpuLayers, device: Any, parameters: list[tuple[str, Any]]) -> dict[str, Any]:
+def describe(
+    facts: Architecture, layers: CpuLayers, spec: FimSpec, target: Target, parameters: list[tuple[str, Any]]
+) -> dict[str, Any]:
     """What a loader must know, as JSON. The cache is two tensors of `axes`, "blocks" being context / block."""
     keys, values = cpu.cache_shapes(layers, facts, "blocks")
     stored = FAMILIES[facts.family].weight_shapes(facts)
     return {
         "metadata_version": METADATA_VERSION,
         "model_type": facts.family,
+        "parameters": facts.parameters,
         "quantization": layers.scheme.name,
-        "target": {"kind": "llvm", "mtriple": str(device.attrs["mtriple"]), "mcpu": str(device.attrs["mcpu"])},
-        "tvm": tvm.__version__,
+        "target": target.name,
+        "tvm": tvm_package.find().release,
+        "fim": spec.to_json(),
         "vocab_size": facts.vocab_size,
         "context_window_size": facts.context_size,
         "prefill_chunk_size": min(PREFILL_CHUNK, facts.context_size),
@@ -138,9 +128,9 @@ def _add_packer(builder: Any, parameter: dict[str, Any], layers: CpuLayers) -> N
         builder.emit_func_output(builder.emit(relax.call_tir(kernel, [source], packed_type)))
 
 
-def _link(output: str, objects: list[str], options: Any = None, **_: Any) -> None:
+def _archive(output: str, objects: list[str], options: Any = None, **_: Any) -> None:
     """The face that TVM's `export_library` asks of a linker."""
-    linker.link(Path(output), [Path(file) for file in objects])
+    object_archive.write(Path(output), {f"{at}.o": Path(file).read_bytes() for at, file in enumerate(objects)})
 
 
 def cpu_pipeline() -> Any:

@@ -11,6 +11,7 @@ from serve.engine.runner import Runner
 from serve.engine.sampling import Sampling
 from toolchain.contracts import fim, manifest
 from toolchain.contracts.errors import ArtifactError, FimbleError
+from toolchain.contracts.targets import Target, parse_target, rank, unfit
 from toolchain.contracts.tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ SMALLEST_CONTEXT = 16
 
 @dataclass(frozen=True)
 class Bundle:
-    """`end_ids` are the tokens at which generation ends: FIM's, the end of text and all others that are no text."""
+    """`end_ids` are the tokens at which generation ends: FIM's, the end of text and all others that are no text.
+
+    `libraries` are those that this machine can run, the best first.
+    """
 
     folder: Path
     name: str
@@ -34,15 +38,15 @@ class Bundle:
     sampling: Sampling
     max_tokens: int
     prefill_chunk: int
-    library: Path
+    libraries: tuple[tuple[Target, Path], ...]
 
     @property
     def params(self) -> Path:
         return self.folder / "params"
 
 
-def open_bundle(folder: Path, target: str = "cpu") -> Bundle:
-    """The bundle at `folder`. Raises ArtifactError when it is not whole or has no library for `target`."""
+def open_bundle(folder: Path) -> Bundle:
+    """The bundle at `folder`. Raises ArtifactError when it is not whole or has no library for this machine."""
     folder = folder.resolve()
     facts = manifest.read(folder, "bundle").facts
     params = folder / "params"
@@ -50,9 +54,6 @@ def open_bundle(folder: Path, target: str = "cpu") -> Bundle:
         chat = json.loads(_inside(folder, f"params/{CHAT_CONFIG}").read_text(encoding="utf-8"))
         spec = fim.FimSpec(**facts["fim"])
         tokenizer = open_tokenizer(_inside(folder, f"params/{TOKENIZER}").parent, spec.control_tokens)
-        targets = facts["targets"]
-        if target not in targets:
-            raise ArtifactError(f"{folder} has no library for {target}", f"It has: {', '.join(targets)}.")
         ids = fim.resolve(spec, tokenizer.token_to_id, where=str(params / TOKENIZER))
         special = (id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
         bundle = Bundle(
@@ -70,7 +71,7 @@ def open_bundle(folder: Path, target: str = "cpu") -> Bundle:
             ),
             max_tokens=int(chat["max_gen_len"]),
             prefill_chunk=int(chat["prefill_chunk_size"]),
-            library=_inside(folder, targets[target]["library"]),
+            libraries=_libraries(folder, facts["targets"]),
         )
     except FimbleError:
         raise
@@ -86,7 +87,19 @@ def load_runner(bundle: Bundle) -> Runner:
     """The bundle's model, loaded and ready."""
     from serve.engine.tvm_runner import TvmRunner
 
-    return TvmRunner(bundle.library, bundle.params, bundle.context_size)
+    _, library = bundle.libraries[0]
+    return TvmRunner(library, bundle.params, bundle.context_size)
+
+
+def _libraries(folder: Path, names: dict[str, str]) -> tuple[tuple[Target, Path], ...]:
+    """The libraries by target that this machine can run. Raises ArtifactError with the reasons when there are none."""
+    targets = sorted((parse_target(name) for name in names), key=rank, reverse=True)
+    reasons = {target.name: unfit(target) for target in targets}
+    fit = [target for target in targets if not reasons[target.name]]
+    if not fit:
+        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise ArtifactError(f"{folder} has no library for this machine ({told})", "Compile it here, with --target cpu.")
+    return tuple((target, _inside(folder, names[target.name])) for target in fit)
 
 
 def _inside(folder: Path, name: str) -> Path:

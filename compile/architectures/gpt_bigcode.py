@@ -31,9 +31,9 @@ class FeedForward(nn.Module):
 
 class Block(nn.Module):
     def __init__(self, facts: Architecture, build: Layers) -> None:
-        self.ln_1 = build.layer_norm(facts.hidden_size, epsilon(facts))
+        self.ln_1 = build.layer_norm(facts.hidden_size, facts.norm_epsilon)
         self.attn = Attention(facts, build)
-        self.ln_2 = build.layer_norm(facts.hidden_size, epsilon(facts))
+        self.ln_2 = build.layer_norm(facts.hidden_size, facts.norm_epsilon)
         self.mlp = FeedForward(facts, build)
 
     def forward(self, x: Tensor, cache: Cache, layer: int) -> Tensor:
@@ -46,7 +46,7 @@ class Transformer(nn.Module):
         self.wte = build.table(facts.vocab_size, facts.hidden_size)
         self.wpe = build.table(facts.context_size, facts.hidden_size)
         self.h = nn.ModuleList([Block(facts, build) for _ in range(facts.layers)])
-        self.ln_f = build.layer_norm(facts.hidden_size, epsilon(facts))
+        self.ln_f = build.layer_norm(facts.hidden_size, facts.norm_epsilon)
 
 
 class Model(CausalModel):
@@ -63,10 +63,6 @@ class Model(CausalModel):
 
     def logits(self, x: Tensor) -> Tensor:
         return self.lm_head(self.transformer.ln_f(x))
-
-
-def epsilon(facts: Architecture) -> float:
-    return float(facts.config.get("layer_norm_epsilon", 1e-5))
 
 
 def weight_shapes(facts: Architecture) -> dict[str, tuple[int, ...]]:
@@ -107,5 +103,5 @@ def model_config(facts: Architecture) -> dict[str, Any]:
         "n_head": facts.heads,
         "n_layer": facts.layers,
         "n_positions": facts.context_size,
-        "layer_norm_epsilon": epsilon(facts),
+        "layer_norm_epsilon": facts.norm_epsilon,
     }

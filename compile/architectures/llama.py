@@ -20,9 +20,10 @@ TEMPLATE = "LM"
 
 class Attention(nn.Module):
     def __init__(self, facts: Architecture, build: Layers) -> None:
-        bias = bool(facts.config.get("attention_bias"))
-        self.qkv_proj = build.linear(facts.hidden_size, facts.qkv_size, "bias" if bias else "")
-        self.o_proj = build.linear(facts.query_size, facts.hidden_size, "bias_residual" if bias else "residual")
+        self.qkv_proj = build.linear(facts.hidden_size, facts.qkv_size, "bias" if facts.attention_bias else "")
+        self.o_proj = build.linear(
+            facts.query_size, facts.hidden_size, "bias_residual" if facts.attention_bias else "residual"
+        )
 
     def qkv(self, x: Tensor) -> Tensor:
         return self.qkv_proj(x)
@@ -37,9 +38,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     def __init__(self, facts: Architecture, build: Layers, attention: Any) -> None:
         self.facts, self.build = facts, build
-        self.input_layernorm = build.rms_norm(facts.hidden_size, epsilon(facts))
+        self.input_layernorm = build.rms_norm(facts.hidden_size, facts.norm_epsilon)
         self.self_attn = attention
-        self.post_attention_layernorm = build.rms_norm(facts.hidden_size, epsilon(facts))
+        self.post_attention_layernorm = build.rms_norm(facts.hidden_size, facts.norm_epsilon)
         self.mlp = FeedForward(facts, build)
 
     def forward(self, x: Tensor, cache: Cache, layer: int, turns: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ class Body(nn.Module):
     def __init__(self, facts: Architecture, build: Layers, attention: type[nn.Module]) -> None:
         self.embed_tokens = build.table(facts.vocab_size, facts.hidden_size)
         self.layers = nn.ModuleList([Block(facts, build, attention(facts, build)) for _ in range(facts.layers)])
-        self.norm = build.rms_norm(facts.hidden_size, epsilon(facts))
+        self.norm = build.rms_norm(facts.hidden_size, facts.norm_epsilon)
 
 
 class Model(CausalModel):
@@ -75,10 +76,6 @@ class Model(CausalModel):
         return self.model.embed_tokens.logits(x) if self.facts.tied_head else self.lm_head(x)
 
 
-def epsilon(facts: Architecture) -> float:
-    return float(facts.config.get("rms_norm_eps", 1e-6))
-
-
 def weight_shapes(facts: Architecture) -> dict[str, tuple[int, ...]]:
     """MLC's name and the shape of every tensor, unquantized. A tied model has no `lm_head` in MLC's format."""
     hidden, inner = facts.hidden_size, facts.inner_size
@@ -95,7 +92,7 @@ def weight_shapes(facts: Architecture) -> dict[str, tuple[int, ...]]:
         shapes[f"{at}.self_attn.o_proj.weight"] = (hidden, facts.query_size)
         shapes[f"{at}.mlp.gate_up_proj.weight"] = (2 * inner, hidden)
         shapes[f"{at}.mlp.down_proj.weight"] = (hidden, inner)
-        if facts.config.get("attention_bias"):
+        if facts.attention_bias:
             shapes[f"{at}.self_attn.qkv_proj.bias"] = (facts.qkv_size,)
             shapes[f"{at}.self_attn.o_proj.bias"] = (hidden,)
     return shapes
@@ -122,7 +119,7 @@ def model_config(facts: Architecture) -> dict[str, Any]:
         "intermediate_size": facts.inner_size,
         "num_attention_heads": facts.heads,
         "num_hidden_layers": facts.layers,
-        "rms_norm_eps": epsilon(facts),
+        "rms_norm_eps": facts.norm_epsilon,
         "tie_word_embeddings": facts.tied_head,
         "position_embedding_base": theta(facts.config),
         "rope_scaling": rope if kind(rope) != "default" else None,

@@ -34,9 +34,8 @@ class Model(llama.Model):
 
 def weight_shapes(facts: Architecture) -> dict[str, tuple[int, ...]]:
     """MLC's name and the shape of every tensor, unquantized. A tied model has no `lm_head` in MLC's format."""
-    named = {name.replace("qkv_proj", "c_attn"): shape for name, shape in llama.weight_shapes(facts).items()}
-    biases = {f"model.layers.{layer}.self_attn.c_attn.bias": (facts.qkv_size,) for layer in range(facts.layers)}
-    return named | biases
+    shapes = {name.replace("qkv_proj", "c_attn"): shape for name, shape in llama.weight_shapes(facts).items()}
+    return {name: shape for name, shape in shapes.items() if not name.endswith("o_proj.bias")}
 
 
 def weight_map(facts: Architecture) -> dict[str, tuple[str, ...]]:
@@ -52,7 +51,7 @@ def model_config(facts: Architecture) -> dict[str, Any]:
         "num_attention_heads": facts.heads,
         "num_hidden_layers": facts.layers,
         "num_key_value_heads": facts.kv_heads,
-        "rms_norm_eps": llama.epsilon(facts),
+        "rms_norm_eps": facts.norm_epsilon,
         "rope_theta": theta(facts.config),
         "tie_word_embeddings": facts.tied_head,
         "head_dim": facts.head_size,

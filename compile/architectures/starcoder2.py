@@ -34,9 +34,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     def __init__(self, facts: Architecture, build: Layers) -> None:
         self.facts, self.build = facts, build
-        self.input_layernorm = build.layer_norm(facts.hidden_size, epsilon(facts))
+        self.input_layernorm = build.layer_norm(facts.hidden_size, facts.norm_epsilon)
         self.self_attn = Attention(facts, build)
-        self.post_attention_layernorm = build.layer_norm(facts.hidden_size, epsilon(facts))
+        self.post_attention_layernorm = build.layer_norm(facts.hidden_size, facts.norm_epsilon)
         self.mlp = FeedForward(facts, build)
 
     def forward(self, x: Tensor, cache: Cache, layer: int, turns: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Body(nn.Module):
     def __init__(self, facts: Architecture, build: Layers) -> None:
         self.embed_tokens = build.table(facts.vocab_size, facts.hidden_size)
         self.layers = nn.ModuleList([Block(facts, build) for _ in range(facts.layers)])
-        self.norm = build.layer_norm(facts.hidden_size, epsilon(facts))
+        self.norm = build.layer_norm(facts.hidden_size, facts.norm_epsilon)
 
 
 class Model(CausalModel):
@@ -66,10 +66,6 @@ class Model(CausalModel):
 
     def logits(self, x: Tensor) -> Tensor:
         return self.lm_head(self.model.norm(x))
-
-
-def epsilon(facts: Architecture) -> float:
-    return float(facts.config.get("norm_epsilon", 1e-5))
 
 
 def weight_shapes(facts: Architecture) -> dict[str, tuple[int, ...]]:
@@ -111,7 +107,7 @@ def model_config(facts: Architecture) -> dict[str, Any]:
         "num_attention_heads": facts.heads,
         "num_key_value_heads": facts.kv_heads,
         "hidden_act": "gelu_pytorch_tanh",
-        "norm_epsilon": epsilon(facts),
+        "norm_epsilon": facts.norm_epsilon,
         "intermediate_size": facts.inner_size,
         "rope_theta": theta(facts.config),
         "use_bias": True,

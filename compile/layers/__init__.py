@@ -13,7 +13,6 @@ from tvm.relax.frontend.nn import Tensor
 
 from toolchain.contracts.architectures.facts import Architecture
 
-
 Finish = Literal["", "bias", "bias_gelu", "bias_residual", "residual"]
 
 

@@ -1,4 +1,4 @@
-"""The runner that runs compiled libraries, on TVM's runtime alone: the compiler is not loaded.
+"""The runner that runs compiled libraries, on TVM's runtime alone: neither the compiler nor a linker is needed.
 
 The library says in its metadata which parameters it wants, how each is packed, and what its KV cache looks like
 (see `compile/library.py`), so nothing here knows a model or a kernel's layout.
@@ -7,7 +7,6 @@ The library says in its metadata which parameters it wants, how each is packed, 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -18,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.engine import tensor_cache
+from toolchain.contracts import object_archive, tensor_cache, tvm_package
 from toolchain.contracts.errors import ArtifactError, MissingExtra
+from toolchain.contracts.targets import parse_target, unfit
 
 CPU, POOLED_ALLOCATOR = 1, 2
 ALIGNMENT = 64
-METADATA_VERSION = 1
-RUNTIMES = ("libtvm_runtime.so", "libtvm_runtime.dylib", "tvm_runtime.dll")
+METADATA_VERSION = 2
+RUNTIMES = ("libtvm_runtime.so", "libtvm_runtime.dylib", "tvm_runtime.dll", "libtvm_runtime.dll")
 
 
 class TvmRunner:
@@ -37,10 +37,9 @@ class TvmRunner:
         """
         ffi = _start_runtime()
         self._ffi = ffi
-        self._vm = _load_vm(ffi, library)
+        self._vm = _load_vm(library)
         metadata = json.loads(str(self._vm["_metadata"]()))
-        if metadata.get("metadata_version") != METADATA_VERSION:
-            raise ArtifactError(f"{library} was compiled by another version of fimble", "Compile the bundle again.")
+        _refuse_foreign(metadata, library)
         self.metadata: dict[str, Any] = metadata
         self.vocab_size = int(metadata["vocab_size"])
         self.context_size = min(context_size or metadata["context_window_size"], metadata["context_window_size"])
@@ -82,27 +81,29 @@ class TvmRunner:
 
     def _load_parameters(self, folder: Path, library: Path) -> list[Any]:
         wanted = {record["name"]: record for record in self.metadata["params"]}
-        loaded: dict[str, Any] = {}
-        for name, tensor in tensor_cache.tensors(folder):
+        stored = tensor_cache.read(folder)
+        for name, tensor in stored.items():
             record = wanted.get(name)
             if record is None:
                 raise ArtifactError(
                     f"{folder} holds {name}, which {library.name} does not know", "Compile them together."
                 )
-            if list(tensor.shape) != record["shape"] or tensor.dtype.name != record["dtype"]:
+            if list(tensor.shape) != record["shape"] or tensor.dtype != record["dtype"]:
                 raise ArtifactError(
-                    f"{name} is {tensor.dtype.name} {list(tensor.shape)} in {folder}, and "
+                    f"{name} is {tensor.dtype} {list(tensor.shape)} in {folder}, and "
                     f"{record['dtype']} {record['shape']} in {library.name}",
                     "Compile them together.",
                 )
-            value = self._ffi.from_dlpack(_aligned(tensor))
-            loaded[name] = self._vm[record["packer"]](value) if record["packer"] else value
-        missing = wanted.keys() - loaded.keys()
+        missing = wanted.keys() - stored.keys()
         if missing:
             raise ArtifactError(
                 f"{folder} lacks the weights {', '.join(sorted(missing)[:3])}", "Compile them together."
             )
-        return [loaded[name] for name in wanted]
+        return [self._load_parameter(stored[name], record["packer"]) for name, record in wanted.items()]
+
+    def _load_parameter(self, stored: tensor_cache.Stored, packer: str | None) -> Any:
+        value = self._ffi.from_dlpack(_aligned(np.memmap(stored.file, stored.dtype, "r", stored.offset, stored.shape)))
+        return self._vm[packer](value) if packer else value
 
     def _make_cache(self) -> tuple[Any, Any]:
         """Keys and values of all layers, zeroed, for `context_size` tokens."""
@@ -119,28 +120,45 @@ def _start_runtime() -> Any:
     # TVM reads this once, and its own default is one thread on many machines.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("TVM_NUM_THREADS", str(cores))
-    spec = importlib.util.find_spec("tvm")
-    folders = [Path(folder) for folder in (spec.submodule_search_locations or []) if spec] if spec else []
-    files = [path for folder in folders for where in (folder / "lib", folder) for path in map(where.joinpath, RUNTIMES)]
+    folder = tvm_package.find().folder
+    files = [where / name for where in (folder / "lib", folder) for name in RUNTIMES]
     found = next((path for path in files if path.is_file()), None)
-    if found is None or importlib.util.find_spec("tvm_ffi") is None:
-        raise MissingExtra("TVM's runtime is not installed", "Run: pip install 'fimble[serve]'")
+    if found is None:
+        raise MissingExtra(f"{folder} holds no runtime of TVM", "Run: pip install --force-reinstall apache-tvm")
     import tvm_ffi
 
-    ctypes.CDLL(str(found), ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(found), getattr(os, "RTLD_GLOBAL", 0))
     return tvm_ffi
 
 
-def _load_vm(ffi: Any, library: Path) -> Any:
+def _load_vm(library: Path) -> Any:
+    objects = object_archive.read(library)
     try:
-        vm = ffi.load_module(str(library))["vm_load_executable"]()
+        from tvm_ffi_orcjit import default_session
+    except ImportError:
+        raise MissingExtra("apache-tvm-ffi-orcjit is not installed", "Run: pip install 'fimble[serve]'") from None
+    try:
+        # Without a `cxx` the loader would look for a C++ compiler, whose runtime our objects do not need.
+        module = default_session().load_module(list(objects.values()), cxx=os.devnull)
+        vm = module["vm_load_executable"]()
     except (OSError, RuntimeError, AttributeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ArtifactError(
-            f"{library} cannot be loaded ({reason})", "Compile the bundle again on this machine."
-        ) from None
+        raise ArtifactError(f"{library} cannot be loaded ({reason})", "Compile the bundle again.") from None
     vm["vm_initialization"](CPU, 0, POOLED_ALLOCATOR)
     return vm
+
+
+def _refuse_foreign(metadata: dict[str, Any], library: Path) -> None:
+    """Raise ArtifactError, before any kernel runs, for a library that was made for something else."""
+    again = "Compile the bundle again on this machine."
+    if metadata.get("metadata_version") != METADATA_VERSION:
+        raise ArtifactError(f"{library} was compiled by another version of fimble", again)
+    reason = unfit(parse_target(metadata["target"]))
+    if reason:
+        raise ArtifactError(f"{library} cannot run here: {reason}", again)
+    release = tvm_package.find().release
+    if metadata["tvm"] != release:
+        raise ArtifactError(f"{library} was compiled by TVM {metadata['tvm']}, and {release} is installed", again)
 
 
 def _zeros(shape: Sequence[int], dtype: str) -> NDArray[Any]:

@@ -9,7 +9,9 @@ import pytest
 
 from tests.compile.families import random_model, write_tokenizer
 from toolchain.contracts import architectures
+from toolchain.contracts.fim import STARCODER
 from toolchain.contracts.progress import Silent
+from toolchain.contracts.targets import parse_target
 
 CheckpointOf = Callable[[str], Path]
 RunnerOf = Callable[[str, str], object]
@@ -50,8 +52,8 @@ def runner_of(checkpoint_of: CheckpointOf, tmp_path_factory: pytest.TempPathFact
             folder, source = tmp_path_factory.mktemp(name), checkpoint_of(variant)
             facts, scheme = architectures.read(source), parse_scheme(name)
             weights.convert(source, facts, scheme, folder, Silent())
-            library.build(facts, scheme, folder / "model.so")
-            made[variant, name] = TvmRunner(folder / "model.so", folder)
+            library.build(facts, scheme, STARCODER, parse_target("cpu"), folder / "model.a")
+            made[variant, name] = TvmRunner(folder / "model.a", folder)
         return made[variant, name]
 
     return make

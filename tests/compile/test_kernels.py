@@ -7,6 +7,7 @@ import pytest
 
 from compile.quantization import dequantize, quantize
 from compile.schemes import parse_scheme
+from toolchain.contracts.targets import parse_target
 
 pytestmark = pytest.mark.compile
 
@@ -17,9 +18,9 @@ def test_matmul_equals_numpy(outputs: int, inputs: int, count: int, lanes: int) 
     import tvm
 
     from compile.kernels.cpu import quantized_matmul
-    from compile.library import native_processor
+    from compile.library import description
 
-    target = tvm.target.Target(native_processor())
+    target = tvm.target.Target(description(parse_target("cpu")))
 
     def built(kernel: object) -> object:
         return tvm.compile(kernel.with_attr("global_symbol", "kernel"), target=target)["kernel"]

@@ -22,6 +22,7 @@ from serve.engine.engine import Engine
 from serve.settings import ServeSettings
 from tests.serve.scripted import Answer, ScriptedRunner, says
 from toolchain.contracts import fim, manifest
+from toolchain.contracts.targets import parse_target
 
 CONTEXT = 256
 CORPUS = Path(__file__).parent
@@ -33,7 +34,7 @@ CHAT_CONFIG = {
     "max_gen_len": 64,
     "prefill_chunk_size": 32,
 }
-LIBRARY = "tiny-q4f16_1-cpu.so"
+LIBRARY = "tiny-q4f16_1-cpu.a"
 
 
 def train_tokenizer() -> Tokenizer:
@@ -68,7 +69,7 @@ def write_bundle(
             "scheme": "q4f16_1",
             "context_size": CONTEXT,
             "fim": spec.to_json(),
-            "targets": {"cpu": {"library": LIBRARY}},
+            "targets": {parse_target("cpu").name: LIBRARY},
             **(facts or {}),
         }
     return folder

@@ -17,13 +17,16 @@ from tests.serve.conftest import LIBRARY, write_bundle
 from tests.serve.scripted import ScriptedRunner, any_tokens
 from toolchain.contracts.errors import ArtifactError, FimTokenError
 from toolchain.contracts.fim import QWEN_CODER, STARCODER
+from toolchain.contracts.targets import parse_target
+
+HERE = parse_target("cpu").name
 
 
 def test_what_a_bundle_says(bundle: Bundle) -> None:
     assert (bundle.name, bundle.context_size, bundle.max_tokens, bundle.prefill_chunk) == ("tiny", 256, 64, 32)
     assert bundle.spec == STARCODER
     assert bundle.sampling == Sampling(0.2, 0.95)
-    assert bundle.library == bundle.folder / LIBRARY
+    assert bundle.libraries == ((parse_target("cpu"), bundle.folder / LIBRARY),)
     # `<filename>` is no FIM token, and no text of a completion either.
     assert bundle.end_ids == bundle.ids.control | {bundle.tokenizer.token_to_id("<filename>")}
 
@@ -42,12 +45,12 @@ def test_a_tokenizer_that_shortens_or_pads_is_kept_from_it(trained: Tokenizer, t
     [
         ({"fim": {"prefix": "<fim_prefix>"}}, "cannot be read"),
         ({"fim": None}, "cannot be read"),
-        ({"targets": {}}, "has no library for cpu"),
+        ({"targets": {}}, "has no library for this machine"),
         ({"targets": None}, "cannot be read"),
-        ({"targets": {"cpu": {}}}, "cannot be read"),
-        ({"targets": {"cpu": {"library": "gone.so"}}}, "is missing"),
-        ({"targets": {"cpu": {"library": "../other.so"}}}, "outside"),
-        ({"targets": {"cpu": {"library": "/etc/passwd"}}}, "outside"),
+        ({"targets": {HERE: {}}}, "cannot be read"),
+        ({"targets": {HERE: "gone.a"}}, "is missing"),
+        ({"targets": {HERE: "../other.a"}}, "outside"),
+        ({"targets": {HERE: "/etc/passwd"}}, "outside"),
         ({"context_size": "many"}, "cannot be read"),
         ({"context_size": 4}, "no room"),
     ],

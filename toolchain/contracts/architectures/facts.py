@@ -14,9 +14,9 @@ class Architecture:
     """The shape of a decoder-only transformer.
 
     `parameters` counts a tied head once. `lora_targets` are the names of the linear layers that LoRA adapts
-    unless told otherwise. `rope` holds the inverse frequencies `[head_size / 2]` of rotary positions (empty: learned
-    positions). `window` is how many tokens back attention sees at most (None: all). `config` is the whole
-    `config.json`, unknown keys included.
+    unless told otherwise. `attention_bias` says whether the attention's products have biases. `rope` holds the inverse
+    frequencies `[head_size / 2]` of rotary positions (empty: learned positions). `window` is how many tokens back
+    attention sees at most (None: all). `config` is the whole `config.json`, unknown keys included.
     """
 
     family: str
@@ -31,6 +31,8 @@ class Architecture:
     tied_head: bool
     parameters: int
     lora_targets: tuple[str, ...]
+    norm_epsilon: float
+    attention_bias: bool = True
     rope: tuple[float, ...] = field(default=(), repr=False)
     window: int | None = None
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)

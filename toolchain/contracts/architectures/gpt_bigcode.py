@@ -45,5 +45,6 @@ def read(config: dict[str, Any]) -> Architecture:
         tied_head=tied,
         parameters=parameters if tied else parameters + vocab * hidden,
         lora_targets=LORA_TARGETS,
+        norm_epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
         config=config,
     )

@@ -25,7 +25,8 @@ def read(config: dict[str, Any]) -> Architecture:
     expect(config, MODEL_TYPE, "hidden_act", ("silu",))
     expect(config, MODEL_TYPE, "mlp_bias", (False,))
     tied, queries, keys = bool(config.get("tie_word_embeddings", False)), heads * head, kv_heads * head
-    biases = queries + 2 * keys + hidden if config.get("attention_bias") else 0
+    biased = bool(config.get("attention_bias"))
+    biases = queries + 2 * keys + hidden if biased else 0
     block = 2 * hidden * (queries + keys) + biases + 3 * hidden * inner + 2 * hidden
     return Architecture(
         family=MODEL_TYPE,
@@ -40,6 +41,8 @@ def read(config: dict[str, Any]) -> Architecture:
         tied_head=tied,
         parameters=vocab * hidden * (1 if tied else 2) + layers * block + hidden,
         lora_targets=LORA_TARGETS,
+        norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
+        attention_bias=biased,
         rope=inverse_frequencies(config, head),
         config=config,
     )

@@ -38,6 +38,7 @@ def read(config: dict[str, Any]) -> Architecture:
         tied_head=tied,
         parameters=vocab * hidden * (1 if tied else 2) + layers * block + hidden,
         lora_targets=LORA_TARGETS,
+        norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
         rope=inverse_frequencies(config, head),
         config=config,
     )

@@ -40,6 +40,7 @@ def read(config: dict[str, Any]) -> Architecture:
         tied_head=tied,
         parameters=vocab * hidden * (1 if tied else 2) + layers * (attention + feed_forward + 4 * hidden) + 2 * hidden,
         lora_targets=LORA_TARGETS,
+        norm_epsilon=float(config.get("norm_epsilon", 1e-5)),
         rope=inverse_frequencies(config, head),
         window=window if window is not None and window < positions else None,
         config=config,

@@ -1,0 +1,61 @@
+"""Libraries kept between compilations: a library depends on a model's shape and not on its weights.
+
+So all models tuned from one base share one. A library's key covers everything that decides its content, the sources
+of our own compiler included. The cache lies in the user's cache folder and may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from compile.schemes import Scheme
+from toolchain.contracts import object_archive, tvm_package
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.cache_folder import cache_folder
+from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.fim import FimSpec
+from toolchain.contracts.targets import Target
+
+SOURCES = ("library.py", "schemes.py", "architectures/**/*.py", "layers/**/*.py", "kernels/**/*.py")
+
+
+def fetch(
+    facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target, out: Path, build: Callable[[Path], None]
+) -> None:
+    """Put the library at `out`: a copy of the one that is kept, or what `build(path)` writes, which is then kept."""
+    folder = cache_folder("libraries")
+    kept = folder / f"{key(facts, scheme, spec, target)}.a"
+    if not _usable(kept):
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            build(Path(work) / "library.a")
+            os.replace(Path(work) / "library.a", kept)
+    shutil.copyfile(kept, out)
+
+
+def key(facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target) -> str:
+    """The hash of everything that decides a library's content."""
+    shape = {name: value for name, value in asdict(facts).items() if name != "config"}
+    content = [shape, asdict(scheme), spec.to_json(), asdict(target), tvm_package.find().version, _sources()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _usable(path: Path) -> bool:
+    try:
+        return bool(object_archive.read(path))
+    except ArtifactError:
+        return False
+
+
+def _sources() -> str:
+    """The hash of the modules that decide what a library does."""
+    here, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(path for name in SOURCES for path in here.glob(name)):
+        digest.update(f"{path.relative_to(here).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
