@@ -28,7 +28,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-CONFIG_FILES = ("config.json", "generation_config.json")
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 FINGERPRINTS = "fingerprints.json"
 
@@ -48,20 +48,20 @@ class Base:
         return Parent(kind="checkpoint", digest=self.digest, role="base")
 
 
-def open_base(spec: str, cache: Path) -> Base:
-    """The base that `spec` names: a checkpoint of ours, a Hugging Face folder, or a hub id, which is fetched.
+def open_base(name: str, cache: Path) -> Base:
+    """The base called `name`: a checkpoint of ours, a Hugging Face folder, or a hub id, which is fetched.
 
     Raises UserError when it cannot be had, ArtifactError when it is not whole, UnsupportedArchitecture, and
     FimTokenError when it cannot fill in the middle.
     """
-    folder = Path(spec).expanduser()
+    folder = Path(name).expanduser()
     if folder.is_dir():
         return _open(folder.resolve(), folder.resolve().name, cache)
-    if folder.exists() or not HUB_ID.fullmatch(spec):
+    if folder.exists() or not HUB_ID.fullmatch(name):
         raise UserError(
-            f"the base {spec} is neither a folder nor a hub id", "Name a checkpoint folder, or a hub id: OWNER/MODEL."
+            f"the base {name} is neither a folder nor a hub id", "Name a checkpoint folder, or a hub id: OWNER/MODEL."
         )
-    return _open(_fetch(spec), spec, cache)
+    return _open(_fetch(name), name, cache)
 
 
 def _open(folder: Path, name: str, cache: Path) -> Base:
@@ -84,7 +84,7 @@ def _architecture(folder: Path) -> Architecture:
     try:
         return architectures.read(folder)
     except UnsupportedArchitecture as error:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if "auto_map" in config:
             raise UnsupportedArchitecture(
                 f"{folder} asks to run code of its own, and {error.message[0].lower()}{error.message[1:]}",
@@ -122,7 +122,14 @@ def _fetch(name: str) -> Path:
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
-    wanted = [weight_files.SINGLE, weight_files.INDEX, "model-*.safetensors", *CONFIG_FILES, *TOKENIZER_FILES]
+    wanted = [
+        weight_files.SINGLE,
+        weight_files.INDEX,
+        "model-*.safetensors",
+        CONFIG,
+        GENERATION_CONFIG,
+        *TOKENIZER_FILES,
+    ]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # OSError: offline and not in the hub's cache
@@ -140,7 +147,7 @@ def fingerprint(folder: Path, memory: Path | None = None) -> str:
     """
     known: dict[str, str] = _read_memory(memory) if memory else {}
     before = dict(known)
-    named = (*CONFIG_FILES, *TOKENIZER_FILES, weight_files.INDEX, "adapter_config.json")
+    named = (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, weight_files.INDEX, "adapter_config.json")
     files = {}
     for path in sorted({*folder.glob("*.safetensors"), *(folder / name for name in named)}):
         if path.is_file():

@@ -119,10 +119,10 @@ def write_adapter(model: Any, out: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def write_checkpoint(model: Any, tokenizer: Path, out: Path) -> None:
+def write_checkpoint(model: Any, tokenizer_folder: Path, out: Path) -> None:
     """Hugging Face's own layout: the model's weights and configuration, and the tokenizer files of a folder."""
     model.save_pretrained(out, max_shard_size=SHARD_BYTES)
-    copy_tokenizer(tokenizer, out)
+    copy_tokenizer(tokenizer_folder, out)
 
 
 def copy_tokenizer(source: Path, out: Path) -> None:

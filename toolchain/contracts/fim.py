@@ -101,7 +101,7 @@ def detect(token_to_id: Callable[[str], int | None], where: str = "this tokenize
     for spec, names in missing.items():
         if not names:
             return spec
-    nearest = min((s for s in KNOWN), key=lambda s: (len(missing[s]), len(s.control_tokens)))
+    nearest = min(KNOWN, key=lambda spec: (len(missing[spec]), len(spec.control_tokens)))
     raise FimTokenError(
         f"{where} lacks the FIM token(s) {', '.join(missing[nearest])}",
         "Choose a base that was trained to fill in the middle, such as bigcode/starcoderbase-1b.",

@@ -17,7 +17,7 @@ from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
 from train.adapters.peft_folder import AGAIN, DOWN, UP, Adapter, open_adapter
-from train.bases import CONFIG_FILES, Base, fingerprint
+from train.bases import CONFIG, GENERATION_CONFIG, Base, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,12 +153,11 @@ def _copy_index(base: Path, out: Path) -> None:
 
 
 def _copy_config(base: Path, out: Path, dtype: str) -> None:
-    for name in CONFIG_FILES[1:]:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, out / name)
-    config: dict[str, Any] = json.loads((base / CONFIG_FILES[0]).read_text(encoding="utf-8"))
+    if (base / GENERATION_CONFIG).is_file():
+        shutil.copyfile(base / GENERATION_CONFIG, out / GENERATION_CONFIG)
+    config: dict[str, Any] = json.loads((base / CONFIG).read_text(encoding="utf-8"))
     named = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
-    _write_json(out / CONFIG_FILES[0], config | dict.fromkeys(named, dtype))
+    _write_json(out / CONFIG, config | dict.fromkeys(named, dtype))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -49,7 +49,6 @@ class Update:
 @dataclass(frozen=True)
 class Adapter:
     folder: Path
-    config: dict[str, Any]
     updates: dict[str, Update]
 
     @property
@@ -78,7 +77,7 @@ def open_adapter(folder: Path) -> Adapter:
     if not stems:
         raise ArtifactError(f"{folder} holds no weights", AGAIN)
     updates = (_update(folder, stem, header, config) for stem in stems)
-    return Adapter(folder, config, {update.name: update for update in updates})
+    return Adapter(folder, {update.name: update for update in updates})
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -26,8 +26,7 @@ def heldout(files: Sequence[tuple[str, str]], fraction: float, unit: HeldoutUnit
                 "Name more sources, or use --heldout-unit file.",
             )
         raise SourceError(
-            f"{len(ranked) or 'no'} file{'s' if not ranked else ''} of source code would be in the dataset, "
-            "and it needs two: one to train on, one to evaluate with",
+            f"the dataset needs two files of source code, to train on and to evaluate with, and has {len(ranked)}",
             "Name more sources, or loosen the filters.",
         )
     count = sum(_position(name) < fraction for name in ranked)
