@@ -31,4 +31,4 @@ test-slow: $(STAMP)
 	$(VENV)/bin/python -P -m pytest -m slow
 
 clean:
-	rm -rf $(VENV) .fimble
+	rm -rf $(VENV)

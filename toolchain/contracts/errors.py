@@ -1,4 +1,4 @@
-"""Every error that Fimble raises on purpose.
+"""Every error that Fimble raises on purpose for whoever runs it.
 
     FimbleError
     ├── UserError                  what the user gave cannot be used: exit code 2
@@ -12,7 +12,8 @@
     │   └── PortBusy
     └── StageError                 the work itself failed: exit code 1
 
-Library code raises; only the command line prints and chooses the exit code.
+Library code raises; only the command line prints and chooses the exit code. What only a client of the server can mend
+has its own errors there: `BadRequest` (`serve/requests.py`, a UserError) and `Refused` (`serve/app.py`, an Exception).
 """
 
 from __future__ import annotations
