@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import ArtifactError, UnsupportedArchitecture, UserError
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.manifest import Parent, sha256_of
+from train.remembered import RememberedHashes
 from train.tokenization import open_text_tokenizer
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -30,7 +32,6 @@ TOKENIZER_FILES = (
 )
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
-FINGERPRINTS = "fingerprints.json"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ def _open(folder: Path, name: str, cache: Path) -> Base:
     _check_weights(folder)
     spec = _fim(folder, facts)
     if ours is None:
-        return Base(folder, name, fingerprint(folder, cache / FINGERPRINTS), facts, spec)
+        hashes = RememberedHashes(folder, cache)
+        digest = fingerprint(folder, lambda path: hashes.sha256(path.name, path.stat(), lambda: sha256_of(path)))
+        hashes.save()
+        return Base(folder, name, digest, facts, spec)
     if "fim" in ours.facts:
         spec = FimSpec(**ours.facts["fim"])
     return Base(folder, str(ours.facts.get("name", name)), ours.digest, facts, spec)
@@ -140,31 +144,9 @@ def _fetch(name: str) -> Path:
         ) from None
 
 
-def fingerprint(folder: Path, memory: Path | None = None) -> str:
-    """One hash over the weights, configuration and tokenizer in a foreign folder, which is never written to.
-
-    The file `memory` remembers hashes by path, size and time, so that a large base is read once.
-    """
-    known: dict[str, str] = _read_memory(memory) if memory else {}
-    before = dict(known)
+def fingerprint(folder: Path, hash_file: Callable[[Path], str] = sha256_of) -> str:
+    """One hash over the weights, configuration and tokenizer in a foreign folder, which is never written to."""
     named = (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, weight_files.INDEX, "adapter_config.json")
-    files = {}
-    for path in sorted({*folder.glob("*.safetensors"), *(folder / name for name in named)}):
-        if path.is_file():
-            state = path.stat()
-            seen = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
-            files[path.name] = known.setdefault(seen, "") or sha256_of(path)
-            known[seen] = files[path.name]
-    if memory and known != before:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        manifest.write_text(memory, json.dumps(known, indent=0))
+    paths = sorted({*folder.glob("*.safetensors"), *(folder / name for name in named)})
+    files = {path.name: hash_file(path) for path in paths if path.is_file()}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def _read_memory(memory: Path) -> dict[str, str]:
-    """What was remembered; nothing when the file is damaged, because it only saves time."""
-    try:
-        content = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -100,15 +101,20 @@ def test_a_foreign_folder_is_known_by_what_is_in_it(base_folder: Path, tmp_path:
 
 
 def test_hashes_are_remembered(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = tmp_path / "cache" / "fingerprints.json"
-    digest = fingerprint(base_folder, memory)
-    hashed: list[Path] = []
-    monkeypatch.setattr(bases, "sha256_of", lambda path: hashed.append(path) or "0" * 64)
-    assert fingerprint(base_folder, memory) == digest
-    assert not hashed
+    folder = shutil.copytree(base_folder, tmp_path / "base")
+    for path in folder.iterdir():
+        os.utime(path, (1e9, 1e9))
+    (folder / "config.json").touch()  # a file this fresh may change again and look the same
+    digest = open_base(str(folder), tmp_path / "cache").digest
+    hashed: list[str] = []
+    original = bases.sha256_of
+    monkeypatch.setattr(bases, "sha256_of", lambda path: hashed.append(path.name) or original(path))
+    assert open_base(str(folder), tmp_path / "cache").digest == digest == fingerprint(folder)
+    assert hashed == ["config.json"]
+    (memory,) = (tmp_path / "cache" / "hashes").iterdir()
     memory.write_text("damaged")
-    assert fingerprint(base_folder, memory) != digest
-    assert hashed
+    assert open_base(str(folder), tmp_path / "cache").digest == digest
+    assert "model.safetensors" in hashed
 
 
 def test_a_checkpoint_of_ours_is_known_by_its_manifest(base_folder: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class _Survey:
     secrets: Counter[str] = field(default_factory=Counter)
 
 
-def plan(sources: Sequence[str], settings: CollectSettings, cache: Path | None) -> Plan:
+def plan(sources: Sequence[str], settings: CollectSettings, cache: Path) -> Plan:
     """Pin the sources and say what the dataset made from them would be.
 
     Each source is a path to a Git repository (or a folder in one), a plain folder, or the address of a repository.
@@ -73,7 +73,7 @@ def plan(sources: Sequence[str], settings: CollectSettings, cache: Path | None) 
     return Plan("dataset", RECIPE, (), {**to_json(settings), "sources": identities}, write)
 
 
-def _open_all(specs: Sequence[str], cache: Path | None) -> list[Source]:
+def _open_all(specs: Sequence[str], cache: Path) -> list[Source]:
     if not specs:
         raise SourceError("no source was named", "Name a Git repository, a folder, or the address of a repository.")
     by_location = {source.location: source for source in (open_source(spec, cache) for spec in specs)}

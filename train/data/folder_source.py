@@ -1,16 +1,10 @@
-"""A plain folder as a source: its files pinned by a hash over all that may be read.
-
-Hashes are remembered by path, size and modification time, so a second look reads nothing that did not change.
-"""
+"""A plain folder as a source: its files pinned by a hash over all that may be read."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
-import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,9 +14,7 @@ from train.data.entries import FOLDER, LINK, MARKERS, NAME, NEVER_READ, UNREADAB
 from train.data.languages import language_of
 from train.data.licenses import is_license_file
 from train.data.settings import READ_LIMIT
-
-SETTLED = 2_000_000_000
-"""Nanoseconds: a file changed this recently may change again within one tick of its clock, so is not remembered."""
+from train.remembered import RememberedHashes
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -30,11 +22,11 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLO
 class FolderSource:
     """The files below a folder. Symbolic links are never followed."""
 
-    def __init__(self, root: Path, name: str, cache: Path | None) -> None:
+    def __init__(self, root: Path, name: str, cache: Path) -> None:
         self.name = name
         self._root = root
         self.skipped: Counter[str] = Counter()
-        remembered = _Remembered(root, cache)
+        remembered = RememberedHashes(root, cache)
         self.entries = sorted(self._list(remembered), key=lambda entry: entry.path)
         remembered.save()
         pinned = hashlib.sha256()
@@ -75,7 +67,7 @@ class FolderSource:
             )
         return data
 
-    def _list(self, remembered: _Remembered) -> list[Entry]:
+    def _list(self, remembered: RememberedHashes) -> list[Entry]:
         found: list[Entry] = []
         pending = [""]
         while pending:
@@ -111,55 +103,17 @@ class FolderSource:
                     self.skipped[UNREADABLE] += 1  # a socket, pipe or device
         return found
 
-    def _entry(self, path: str, item: os.DirEntry[str], remembered: _Remembered) -> list[Entry]:
+    def _entry(self, path: str, item: os.DirEntry[str], remembered: RememberedHashes) -> list[Entry]:
         try:
             status = item.stat(follow_symlinks=False)
             wanted = language_of(path) is not None or ("/" not in path and is_license_file(path))
             if not wanted or status.st_size > READ_LIMIT:
                 return [Entry(path, status.st_size, None)]
-            pin = remembered.sha256(path, status.st_size, status.st_mtime_ns)
-            if pin is None:
-                pin = hashlib.sha256(_read(self._root / path)).hexdigest()
-                remembered.add(path, status.st_size, status.st_mtime_ns, pin)
+            pin = remembered.sha256(path, status, lambda: hashlib.sha256(_read(self._root / path)).hexdigest())
             return [Entry(path, status.st_size, pin)]
         except OSError:  # no permission, or gone since it was listed
             self.skipped[UNREADABLE] += 1
             return []
-
-
-class _Remembered:
-    """Hashes of the files below one folder, from the last look."""
-
-    def __init__(self, root: Path, cache: Path | None) -> None:
-        key = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
-        self._file = cache / "hashes" / f"{key}.json" if cache else None
-        self._before: dict[str, list[Any]] = {}
-        self._now: dict[str, list[Any]] = {}
-        if self._file and self._file.is_file():
-            try:
-                self._before = dict(json.loads(self._file.read_bytes()))
-            except (ValueError, TypeError):  # damaged: everything is hashed again, and the file is replaced
-                self._before = {}
-
-    def sha256(self, path: str, size: int, modified: int) -> str | None:
-        known = self._before.get(path)
-        if known is None or known[:2] != [size, modified]:
-            return None
-        self._now[path] = known
-        return str(known[2])
-
-    def add(self, path: str, size: int, modified: int, sha256: str) -> None:
-        if modified < time.time_ns() - SETTLED:
-            self._now[path] = [size, modified, sha256]
-
-    def save(self) -> None:
-        if self._file is None or self._now == self._before:
-            return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own, because two processes may look at one folder at the same time.
-        with tempfile.NamedTemporaryFile("w", dir=self._file.parent, delete=False, encoding="utf-8") as stream:
-            json.dump(self._now, stream)
-        os.replace(stream.name, self._file)
 
 
 def _read(path: Path) -> bytes:

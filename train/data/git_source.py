@@ -42,8 +42,6 @@ class GitSource:
         self.name = name
         self._repository = repository
         self._folder = folder
-        self.keeps: object = None
-        """Whatever must live as long as the repository does: its folder, when that is a temporary one."""
         try:
             self._repo: Any = Repo(str(repository))
         except (NotGitRepository, UnsupportedExtension, UnsupportedVersion, *_DAMAGED) as error:

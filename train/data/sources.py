@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from toolchain.contracts.errors import SourceError
@@ -12,22 +11,17 @@ from train.data.folder_source import FolderSource
 from train.data.git_source import GitSource
 
 
-def open_source(spec: str, cache: Path | None) -> Source:
+def open_source(spec: str, cache: Path) -> Source:
     """The source called `spec`, its content pinned. Raises SourceError when there is nothing to read.
 
-    `cache` keeps fetched repositories and hashes of files; without it a fetched repository goes with the process.
+    `cache` keeps fetched repositories and hashes of files.
     """
     if is_url(spec):
-        if cache is not None:
-            return GitSource(fetch(spec, cache), name_of(spec))
-        temporary = tempfile.TemporaryDirectory(prefix="fimble-")
-        source = GitSource(fetch(spec, Path(temporary.name)), name_of(spec))
-        source.keeps = temporary
-        return source
+        return GitSource(fetch(spec, cache), name_of(spec))
     return _open_path(spec, cache)
 
 
-def _open_path(spec: str, cache: Path | None) -> Source:
+def _open_path(spec: str, cache: Path) -> Source:
     try:
         path = Path(spec).expanduser().resolve(strict=True)
     except (OSError, RuntimeError, ValueError):  # not there, a loop of links, no such user, a NUL in the name

@@ -41,6 +41,7 @@ def rows(out: Path, split: str):
 
 
 def collect(sources, out, settings=None, cache=None):
+    cache = cache or out.parent / "cache"
     return execute(plan([str(s) for s in sources], settings or CollectSettings(), cache), out, Silent())
 
 
@@ -87,7 +88,7 @@ def test_another_process_gives_the_same_digest(repository, tmp_path):
         "import sys; from pathlib import Path; from train.data.collect import plan; "
         "from train.data.settings import CollectSettings as S; from toolchain.contracts.stage import execute; "
         "from toolchain.contracts.progress import Silent; "
-        "print(execute(plan([sys.argv[1]], S(), None), Path(sys.argv[2]), Silent()).digest)"
+        "print(execute(plan([sys.argv[1]], S(), Path(sys.argv[2]).parent), Path(sys.argv[2]), Silent()).digest)"
     )
     root = Path(__file__).parents[3]
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(root)}
@@ -98,13 +99,13 @@ def test_another_process_gives_the_same_digest(repository, tmp_path):
 
 def test_the_key_moves_with_the_repository_and_the_settings(repository, tmp_path):
     settings = CollectSettings()
-    before = plan([str(repository)], settings, None)
-    assert plan([str(repository)], settings, None).key == before.key
-    assert plan([str(repository)], CollectSettings(heldout_fraction=0.2), None).key != before.key
+    before = plan([str(repository)], settings, tmp_path / "cache")
+    assert plan([str(repository)], settings, tmp_path / "cache").key == before.key
+    assert plan([str(repository)], CollectSettings(heldout_fraction=0.2), tmp_path / "cache").key != before.key
     execute(before, tmp_path / "out", Silent())
-    assert is_current(plan([str(repository)], settings, None), tmp_path / "out")
+    assert is_current(plan([str(repository)], settings, tmp_path / "cache"), tmp_path / "out")
     commit_files(repository, {"new.py": module("new"), "other.py": module("other")})
-    assert not is_current(plan([str(repository)], settings, None), tmp_path / "out")
+    assert not is_current(plan([str(repository)], settings, tmp_path / "cache"), tmp_path / "out")
 
 
 def test_copies_stay_once_and_never_on_both_sides(tmp_path):
@@ -164,16 +165,16 @@ def test_too_little_is_an_error_that_says_why(tmp_path, files):
     assert not (tmp_path / "out").exists()
 
 
-def test_no_source_and_a_bad_pattern_are_found_before_reading():
+def test_no_source_and_a_bad_pattern_are_found_before_reading(tmp_path):
     with pytest.raises(SourceError):
-        plan([], CollectSettings(), None)
+        plan([], CollectSettings(), tmp_path / "cache")
     with pytest.raises(SettingsError):
-        plan(["/nowhere"], CollectSettings(include=("!",)), None)
+        plan(["/nowhere"], CollectSettings(include=("!",)), tmp_path / "cache")
 
 
 def test_a_folder_that_changes_leaves_nothing(tmp_path):
     folder = write_files(tmp_path / "tool", {f"{topic}.py": module(topic) for topic in TOPICS})
-    planned = plan([str(folder)], CollectSettings(), None)
+    planned = plan([str(folder)], CollectSettings(), tmp_path / "cache")
     write_files(folder, {"theta.py": module("changed")})
     with pytest.raises(StageError, match="Run again"):
         execute(planned, tmp_path / "out", Silent())
@@ -186,7 +187,7 @@ def test_an_interrupted_run_leaves_no_manifest_and_the_next_is_whole(repository,
             if title.startswith("Writing"):
                 raise KeyboardInterrupt
 
-    planned = plan([str(repository)], CollectSettings(), None)
+    planned = plan([str(repository)], CollectSettings(), tmp_path / "cache")
     with pytest.raises(KeyboardInterrupt):
         execute(planned, tmp_path / "out", Interrupting())
     assert not list(tmp_path.rglob("manifest.json"))
