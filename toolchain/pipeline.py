@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from toolchain.contracts import manifest
-from toolchain.contracts.errors import ArtifactError, SettingsError
+from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.manifest import Manifest, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.settings import choose
@@ -24,6 +22,7 @@ from toolchain.contracts.stage import Plan, execute, is_current
 
 if TYPE_CHECKING:
     from train.bases import Base
+    from train.settings import TrainSettings
 
 KEY_CHARACTERS = 16
 CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# What fimble up made; see https://bford.info/cachedir/\n"
@@ -85,45 +84,31 @@ def up(
     """
     from compile.bundle import plan_compile
     from compile.settings import CompileSettings
-    from train.adapters.merge import plan_merge
     from train.bases import open_base
     from train.data.collect import plan as plan_collect
     from train.data.settings import CollectSettings
-    from train.fine_tune import plan_train
     from train.scratch import plan_scratch
     from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
 
     choice = choose(UpSettings, "up", tables, flags)
     collect = choose(CollectSettings, "collect", tables, flags)
     scratch = choose(ScratchSettings, "scratch", tables, {})
-    train = choose(TrainSettings, "train", tables, flags)
+    defaults = FOR_SCRATCH if choice.base == "scratch" else {}
+    train = choose(TrainSettings, "train", {"train": {**defaults, **tables.get("train", {})}}, flags)
     build = choose(CompileSettings, "compile", tables, flags)
-    if not sources:
-        raise SettingsError("no repository was given", "Name a folder, a Git repository or its URL: fimble up PATH.")
     root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / "lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ArtifactError(
-            f"another fimble process is at work in {root}", "Wait for it, or choose another --out."
-        ) from None
-    cache = root / "cache"
-    workspace = Workspace(root, progress, [])
-    try:
+    workspace, cache = Workspace(root, progress, []), root / "cache"
+    with manifest.locked(root / "lock", f"another fimble process is at work in {root}"):
         _mark(root)
-        dataset = workspace.run("collect", lambda: plan_collect(sources, collect, cache))
+        dataset = workspace.run("collect", lambda: plan_collect(sources, collect, cache)).folder
         if choice.base == "scratch":
-            grown = workspace.run("base", lambda: plan_scratch(dataset.folder, scratch))
-            base = open_base(str(grown.folder), cache)
-            train = choose(TrainSettings, "train", {"train": FOR_SCRATCH | dict(tables.get("train", {}))}, flags)
+            base = open_base(str(workspace.run("base", lambda: plan_scratch(dataset, scratch)).folder), cache)
         else:
             base = open_base(choice.base, cache)
-        checkpoint, parent = _fine_tune(workspace, dataset.folder, base, train, plan_train, plan_merge)
-        bundle = workspace.run("compile", lambda: plan_compile(checkpoint, parent, build))
+        tuned = _fine_tune(workspace, dataset, base, train)
+        parent = Parent(kind="checkpoint", digest=tuned.manifest.digest)
+        bundle = workspace.run("compile", lambda: plan_compile(tuned.folder, parent, build))
         _point_at(root, bundle.folder)
-    finally:
-        lock.release()
     made = [step.stage for step in workspace.steps if step.made]
     progress.say(f"made: {', '.join(made)}" if made else "every stage is current")
     return workspace.steps
@@ -144,14 +129,15 @@ def _mark(root: Path) -> None:
         (root / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
-def _fine_tune(
-    workspace: Workspace, dataset: Path, base: Base, train: Any, plan_train: Any, plan_merge: Any
-) -> tuple[Path, Parent]:
-    """Train, and merge unless training gave a whole checkpoint; the checkpoint and its name as a parent."""
-    tuned = workspace.run("train", lambda: plan_train(dataset, base, train))
+def _fine_tune(workspace: Workspace, dataset: Path, base: Base, settings: TrainSettings) -> Step:
+    """Train, and merge unless training gave a whole checkpoint."""
+    from train.adapters.merge import plan_merge
+    from train.fine_tune import plan_train
+
+    tuned = workspace.run("train", lambda: plan_train(dataset, base, settings))
     if tuned.manifest.kind == "adapter":
-        tuned = workspace.run("merge", lambda: plan_merge(tuned.folder, base))
-    return tuned.folder, Parent(kind="checkpoint", digest=tuned.manifest.digest)
+        return workspace.run("merge", lambda: plan_merge(tuned.folder, base))
+    return tuned
 
 
 def current_bundle(root: Path) -> Path:

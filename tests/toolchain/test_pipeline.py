@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from toolchain.contracts.errors import UserError
+from toolchain.contracts import manifest
+from toolchain.contracts.errors import ArtifactError, UserError
 from toolchain.contracts.progress import Silent
 from toolchain.pipeline import up
 
@@ -34,3 +35,13 @@ def test_a_folder_of_the_users_is_not_marked(tmp_path: Path) -> None:
     collect_only(tmp_path, tmp_path)
     assert (tmp_path / ".gitignore").read_text(encoding="utf-8") == ".gi = 1\n"
     assert not (tmp_path / "CACHEDIR.TAG").exists()
+
+
+def test_two_processes_do_not_work_in_one_workspace(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    root.mkdir()
+    with (
+        manifest.locked(root / "lock", "held"),
+        pytest.raises(ArtifactError, match="another fimble process is at work in"),
+    ):
+        up([str(tmp_path)], root, {}, {}, Silent())

@@ -92,14 +92,8 @@ def writing(
     """
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.parent / f".{out.name}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ArtifactError(
-            f"another fimble process is writing {out}", "Wait for it, or choose another --out."
-        ) from None
-    try:
+    lock = out.parent / f".{out.name}.lock"
+    with locked(lock, f"another fimble process is writing {out}"):
         refuse_existing(out)
         partial = out.parent / f".{out.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -112,7 +106,19 @@ def writing(
         partial.rename(out)
         _sync_folder(out.parent)
         shutil.rmtree(work_folder(out), ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(file: Path, busy: str) -> Iterator[None]:
+    """Hold the lock `file`. Raises ArtifactError, which says that it is `busy`, when another process does."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ArtifactError(busy, "Wait for it, or choose another --out.") from None
+    try:
+        yield
     finally:
         lock.release()
 
