@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.contracts import fim, manifest
 from toolchain.contracts import settings as contract_settings
-from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.manifest import Draft, Kind, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
@@ -17,10 +16,23 @@ from train.bases import Base
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from train.fim import Sampler
     from train.loop import Record
     from train.run_state import RunStates
 
 RECIPE = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: the base, what it is trained on and how; where its states and facts go, and who hears of it."""
+
+    base: Base
+    dataset: Path
+    settings: TrainSettings
+    states: RunStates
+    draft: Draft
+    progress: Progress
 
 
 def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
@@ -31,21 +43,19 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
     parents = (Parent(kind="dataset", digest=manifest.read(dataset, "dataset").digest, role="dataset"), base.parent)
     kind: Kind = "adapter" if settings.method == "lora" else "checkpoint"
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
-    key = manifest.key_of(kind, RECIPE, parents, plain)
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         from train import models
 
-        states = open_states(work, key, progress)
+        job = Job(base, dataset, settings, open_states(work, plan.key, progress), draft, progress)
         draft.facts |= {"name": base.name, "method": settings.method}
         if settings.method == "lora":
-            model = _fine_tune_adapter(base, dataset, settings, states, draft, progress)
-            models.write_adapter(model, draft.path)
+            models.write_adapter(_fine_tune_adapter(job), draft.path)
         else:
-            model = train_fully(base.folder, base.facts, base.spec, dataset, settings, states, draft, progress)
-            models.write_checkpoint(model, base.folder, draft.path)
+            models.write_checkpoint(train_fully(job), base.folder, draft.path)
 
-    return Plan(kind=kind, recipe=RECIPE, parents=parents, settings=plain, write=write)
+    plan = Plan(kind=kind, recipe=RECIPE, parents=parents, settings=plain, write=write)
+    return plan
 
 
 def open_states(work: Path, key: str, progress: Progress) -> RunStates:
@@ -58,87 +68,71 @@ def open_states(work: Path, key: str, progress: Progress) -> RunStates:
     return states
 
 
-def train_fully(
-    folder: Path,
-    facts: Architecture,
-    spec: fim.FimSpec,
-    dataset: Path,
-    settings: TrainSettings,
-    states: RunStates,
-    draft: Draft,
-    progress: Progress,
-) -> Any:
-    """Train every weight of the checkpoint in `folder`: kept in float32 meanwhile, given back in their own dtype."""
+def train_fully(job: Job) -> Any:
+    """Train every weight of the base: kept in float32 meanwhile, given back in their own dtype."""
     import torch
 
     from train import models
 
+    facts, folder = job.base.facts, job.base.folder
     device, stored = models.best_device(), models.stored_dtype(folder)
     model = models.open_model(folder, torch.float32, device)
-    _train(model, folder, facts, spec, dataset, settings, states, draft, progress)
-    draft.facts |= {"family": facts.family, "parameters": facts.parameters, "context_size": facts.context_size}
+    _train(job, model)
+    job.draft.facts |= {"family": facts.family, "parameters": facts.parameters, "context_size": facts.context_size}
     return model.to(stored).cpu()
 
 
-def _fine_tune_adapter(
-    base: Base, dataset: Path, settings: TrainSettings, states: RunStates, draft: Draft, progress: Progress
-) -> Any:
+def _fine_tune_adapter(job: Job) -> Any:
     from train import models
 
-    device = models.best_device()
+    base, settings, device = job.base, job.settings, models.best_device()
     model = models.open_model(base.folder, models.arithmetic(settings.dtype, device), device)
     targets = settings.lora_target or base.facts.lora_targets
-    draft.facts["adapted_layers"] = dict(sorted(models.adapted_layers(model, targets).items()))
+    job.draft.facts["adapted_layers"] = dict(sorted(models.adapted_layers(model, targets).items()))
     model = models.with_adapter(model, settings, targets, base.name)
-    _train(model, base.folder, base.facts, base.spec, dataset, settings, states, draft, progress)
+    _train(job, model)
     return model
 
 
-def _train(
-    model: Any,
-    folder: Path,
-    facts: Architecture,
-    spec: fim.FimSpec,
-    dataset: Path,
-    settings: TrainSettings,
-    states: RunStates,
-    draft: Draft,
-    progress: Progress,
-) -> None:
+def _train(job: Job, model: Any) -> None:
     """Run the loop over the dataset, and note in the draft's facts what came of it."""
     from train import loop, models, stream
     from train.dataset import open_texts
+
+    settings, cache = job.settings, job.states.cache
+    sampler, measuring = _samplers(job)
+    texts, held_out_texts = open_texts(job.dataset, "train", cache), open_texts(job.dataset, "heldout", cache)
+    batches = stream.held_out_batches(held_out_texts, measuring, settings.batch_size, settings.evaluate_sequences)
+    steps = steps_for(stream.tokens_in(texts, sampler), sampler.length, settings)
+    if steps < settings.max_steps:
+        job.progress.say(f"{steps} steps are {settings.max_epochs:g} passes over the dataset (--max-epochs)")
+    if settings.gradient_checkpointing:
+        models.recompute_activations(model)
+    run = loop.Run(
+        model=model,
+        stream=stream.BatchStream(texts, sampler, settings.batch_size),
+        held_out=loop.HeldOut(batches, sampler.ids.control),
+        settings=settings,
+        steps=steps,
+        states=job.states,
+        dtype=models.arithmetic(settings.dtype, next(model.parameters()).device),
+        progress=job.progress,
+    )
+    job.draft.facts |= _facts(run.train(), job, model)
+
+
+def _samplers(job: Job) -> tuple[Sampler, Sampler]:
+    """How files become samples to train on, and samples to measure with."""
     from train.fim import Sampler
     from train.tokenization import open_text_tokenizer
 
-    length = min(settings.sequence_length, facts.context_size)
-    tokenizer = open_text_tokenizer(folder, spec.control_tokens)
-    ids = fim.resolve(spec, tokenizer.tokenizer.token_to_id, where=str(folder / "tokenizer.json"))
-    sampler = Sampler(tokenizer, ids, spec.orders, length, settings.fim_rate, settings.spm_rate, settings.seed)
+    base, settings = job.base, job.settings
+    length = min(settings.sequence_length, base.facts.context_size)
+    tokenizer = open_text_tokenizer(base.folder, base.spec.control_tokens)
+    ids = fim.resolve(base.spec, tokenizer.tokenizer.token_to_id, where=str(base.folder / "tokenizer.json"))
+    sampler = Sampler(tokenizer, ids, base.spec.orders, length, settings.fim_rate, settings.spm_rate, settings.seed)
     # Always the same share of each order, so that runs with other rates can be compared.
-    measuring = Sampler(tokenizer, ids, spec.orders, length, fim_rate=1.0, spm_rate=0.5, seed=0)
-    train_texts = open_texts(dataset, "train", states.cache)
-    held_out_texts = open_texts(dataset, "heldout", states.cache)
-    held_out = loop.HeldOut(
-        stream.held_out_batches(held_out_texts, measuring, settings.batch_size, settings.evaluate_sequences),
-        ids.control,
-    )
-    steps = steps_for(stream.tokens_in(train_texts, sampler), length, settings)
-    if steps < settings.max_steps:
-        progress.say(f"{steps} steps are {settings.max_epochs:g} passes over the dataset (--max-epochs)")
-    if settings.gradient_checkpointing:
-        models.recompute_activations(model)
-    record = loop.train(
-        model=model,
-        stream=stream.BatchStream(train_texts, sampler, settings.batch_size),
-        held_out=held_out,
-        settings=settings,
-        steps=steps,
-        states=states,
-        dtype=models.arithmetic(settings.dtype, next(model.parameters()).device),
-        progress=progress,
-    )
-    draft.facts |= _facts(record, spec, settings, model)
+    return sampler, replace(sampler, fim_rate=1.0, spm_rate=0.5, seed=0)
 
 
 def steps_for(tokens: int, length: int, settings: TrainSettings) -> int:
@@ -147,12 +141,12 @@ def steps_for(tokens: int, length: int, settings: TrainSettings) -> int:
     return max(1, min(settings.max_steps, math.ceil(settings.max_epochs * tokens / in_a_step)))
 
 
-def _facts(record: Record, spec: fim.FimSpec, settings: TrainSettings, model: Any) -> dict[str, Any]:
+def _facts(record: Record, job: Job, model: Any) -> dict[str, Any]:
     assert record.best is not None  # every run begins with an evaluation
     return {
-        "fim": spec.to_json(),
-        "fim_rate": settings.fim_rate,
-        "spm_rate": settings.spm_rate,
+        "fim": job.base.spec.to_json(),
+        "fim_rate": job.settings.fim_rate,
+        "spm_rate": job.settings.spm_rate,
         "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         "tokens_seen": record.tokens,
         "steps": record.step,

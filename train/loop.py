@@ -68,35 +68,6 @@ class Record:
         return cls(**content | points | {"best": Point(**content["best"]) if content["best"] else None})
 
 
-def train(
-    model: Any,
-    stream: BatchStream,
-    held_out: HeldOut,
-    settings: TrainSettings,
-    steps: int,
-    states: RunStates,
-    dtype: torch.dtype,
-    progress: Progress,
-) -> Record:
-    """Train `model` for at most `steps` steps, and leave it with the weights of the best evaluation.
-
-    Raises StageError when the loss is not finite any more, when memory does not suffice, or a state cannot be saved.
-    """
-    run = _Run(model, stream, held_out, settings, steps, states, dtype, progress)
-    threads = torch.get_num_threads()
-    try:
-        run.resume()
-        return run.to_the_end()
-    except torch.OutOfMemoryError:
-        raise _out_of_memory(settings) from None
-    except RuntimeError as error:
-        if "allocate memory" in str(error):
-            raise _out_of_memory(settings) from None
-        raise
-    finally:
-        torch.set_num_threads(threads)
-
-
 def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
     """The rate of step 1 to `steps`."""
     peak, warmup = settings.peak_learning_rate, min(settings.warmup_steps, steps // 2)
@@ -107,33 +78,52 @@ def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - 1 - warmup) / max(1, steps - warmup)))
 
 
-class _Run:
-    def __init__(
-        self,
-        model: Any,
-        stream: BatchStream,
-        held_out: HeldOut,
-        settings: TrainSettings,
-        steps: int,
-        states: RunStates,
-        dtype: torch.dtype,
-        progress: Progress,
-    ) -> None:
-        self.model, self.stream, self.settings, self.steps = model, stream, settings, steps
-        self.states, self.dtype, self.progress = states, dtype, progress
-        self.weights: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+@dataclass
+class Run:
+    """A training of at most `steps` steps."""
+
+    model: Any
+    stream: BatchStream
+    held_out: HeldOut
+    settings: TrainSettings
+    steps: int
+    states: RunStates
+    dtype: torch.dtype
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.weights: dict[str, Tensor] = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.weights.values())).device
-        self.held_out = HeldOut([batch.to(self.device) for batch in held_out.batches], held_out.control)
+        self.held_out = HeldOut([batch.to(self.device) for batch in self.held_out.batches], self.held_out.control)
         matrices = [weight for weight in self.weights.values() if weight.ndim > 1]
         others = [weight for weight in self.weights.values() if weight.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        decay = self.settings.weight_decay
+        groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)
         # Sums of floats depend on how they are split among threads.
         self.record = Record(threads=torch.get_num_threads())
-        self.place = stream.place()
+        self.place = self.stream.place()
         self.updating = False
 
-    def resume(self) -> None:
+    def train(self) -> Record:
+        """Train the model, and leave it with the weights of the best evaluation.
+
+        Raises StageError when the loss is not finite any more, memory does not suffice, or a state cannot be saved.
+        """
+        threads = torch.get_num_threads()
+        try:
+            self._resume()
+            return self._to_the_end()
+        except torch.OutOfMemoryError:
+            raise _out_of_memory(self.settings) from None
+        except RuntimeError as error:
+            if "allocate memory" in str(error):
+                raise _out_of_memory(self.settings) from None
+            raise
+        finally:
+            torch.set_num_threads(threads)
+
+    def _resume(self) -> None:
         state = self.states.latest()
         if state is not None:
             self.record = Record.from_json(state.record["run"])
@@ -144,7 +134,7 @@ class _Run:
             self.progress.say(f"Resuming after step {self.record.step} of {self.steps}")
         torch.set_num_threads(self.record.threads)
 
-    def to_the_end(self) -> Record:
+    def _to_the_end(self) -> Record:
         record, settings = self.record, self.settings
         self.model.train()
         self.progress.start("Training", self.steps, "steps")

@@ -11,11 +11,12 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from toolchain.contracts import architectures, fim, manifest
+from toolchain.contracts import fim, manifest
 from toolchain.contracts import settings as contract_settings
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
+from train.bases import open_base
 from train.settings import ScratchSettings
 
 RECIPE = 1
@@ -29,28 +30,27 @@ def plan_scratch(dataset: Path, settings: ScratchSettings) -> Plan:
     """A checkpoint in float32, trained from random weights on `dataset` with the FIM objective."""
     parents = (Parent(kind="dataset", digest=manifest.read(dataset, "dataset").digest, role="dataset"),)
     plain = contract_settings.to_json(settings)
-    key = manifest.key_of("checkpoint", RECIPE, parents, plain)
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         from train import models
         from train.dataset import open_texts
-        from train.fine_tune import open_states, train_fully
+        from train.fine_tune import Job, open_states, train_fully
 
-        states = open_states(work, key, progress)
+        states = open_states(work, plan.key, progress)
         seedling = work / "seedling"
         seedling.mkdir(exist_ok=True)
         progress.start("Training a tokenizer")
         train_tokenizer(open_texts(dataset, "train", states.cache), settings, seedling)
         progress.finish()
         make_model(settings, seedling)
-        facts = architectures.read(seedling)
-        progress.say(f"{facts.parameters / 1e6:.1f} million parameters, {facts.vocab_size} tokens")
+        base = open_base(str(seedling), states.cache)
+        progress.say(f"{base.facts.parameters / 1e6:.1f} million parameters, {base.facts.vocab_size} tokens")
         draft.facts |= {"name": NAME, "method": NAME}
-        training = settings.training()
-        model = train_fully(seedling, facts, fim.STARCODER, dataset, training, states, draft, progress)
+        model = train_fully(Job(base, dataset, settings.training(), states, draft, progress))
         models.write_checkpoint(model, seedling, draft.path)
 
-    return Plan(kind="checkpoint", recipe=RECIPE, parents=parents, settings=plain, write=write)
+    plan = Plan(kind="checkpoint", recipe=RECIPE, parents=parents, settings=plain, write=write)
+    return plan
 
 
 def make_model(settings: ScratchSettings, folder: Path) -> None:
