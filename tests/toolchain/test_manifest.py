@@ -74,6 +74,9 @@ def test_a_folder_of_another_kind_is_named_as_what_it_is(tmp_path: Path) -> None
         manifest.read(tmp_path / "a", "dataset")
     with pytest.raises(ArtifactError, match=r"is not an adapter: .* wrote as an adapter"):
         manifest.read(tmp_path, "adapter")
+    (tmp_path / "manifest.json").write_text('{"name": "a project of the user"}', encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"is damaged or not fimble's .*\. Name a folder that fimble wrote"):
+        manifest.read(tmp_path, "adapter")
 
 
 def test_the_digest_leaves_out_time_and_recipe_but_not_content(tmp_path: Path) -> None:

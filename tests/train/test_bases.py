@@ -100,6 +100,12 @@ def test_a_foreign_folder_is_known_by_what_is_in_it(base_folder: Path, tmp_path:
     assert one.spec.orders == ("psm", "spm")
 
 
+def test_a_foreign_folder_may_have_a_manifest_of_another_tool(base_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(base_folder, tmp_path / "base")
+    (folder / "manifest.json").write_text('{"name": "app"}')
+    assert open_base(str(folder), tmp_path / "cache").digest == fingerprint(base_folder)
+
+
 def test_hashes_are_remembered(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shutil.copytree(base_folder, tmp_path / "base")
     for path in folder.iterdir():

@@ -176,7 +176,11 @@ def read(folder: Path, kind: Kind | None = None) -> Manifest:
         missing = "does not exist" if not folder.exists() else f"is not {wanted}: it has no {MANIFEST}"
         raise ArtifactError(f"{folder} {missing}", f"Name a folder that fimble wrote as {wanted}.") from None
     except (ValidationError, OSError) as error:
-        raise ArtifactError(f"{path} cannot be read ({type(error).__name__})", REMAKE) from None
+        # It may be another tool's, so removing it is only advised with care.
+        raise ArtifactError(
+            f"{path} is damaged or not fimble's ({type(error).__name__})",
+            f"Name a folder that fimble wrote as {wanted}; if this is one, remove it and make it again.",
+        ) from None
     if manifest.schema_version > SCHEMA:
         raise ArtifactError(f"{path} was written by a newer fimble ({manifest.tool_version})", "Upgrade fimble.")
     if kind and manifest.kind != kind:
@@ -185,8 +189,12 @@ def read(folder: Path, kind: Kind | None = None) -> Manifest:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether `folder` holds a finished artifact."""
-    return (folder / MANIFEST).is_file()
+    """Whether `folder` holds a finished artifact; other tools have files of that name too."""
+    try:
+        read(folder)
+    except ArtifactError:
+        return False
+    return True
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
