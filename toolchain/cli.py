@@ -251,8 +251,9 @@ def _tables() -> dict[str, dict[str, Any]]:
 
 def _cache() -> Path:
     """Where single commands remember hashes and fetched repositories."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "fimble"
+    from toolchain.contracts.cache_folder import cache_folder
+
+    return cache_folder("inputs")
 
 
 def _bundle(folder: Path) -> Path:

@@ -22,7 +22,6 @@ Fimble = Callable[..., tuple[int, str]]
 def fimble(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fimble:
     """Run the command in an empty folder; the exit code and what it said on standard error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
 
     def run(*words: object) -> tuple[int, str]:
