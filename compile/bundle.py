@@ -47,7 +47,7 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     tvm = tvm_package.find()
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from compile import chat_config, library, library_cache, weights
+        from compile import chat_config, library, library_cache, proof, weights
 
         params = draft.path / "params"
         params.mkdir()
@@ -56,6 +56,9 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
         for name in content["tokenizer_files"]:
             shutil.copyfile(checkpoint / name, params / name)
         chat_config.write(params / "mlc-chat-config.json", content)
+        progress.start("reference logits")
+        proof.write(draft.path, params, facts, scheme, spec, ids, tokenizer)
+        progress.finish()
         libraries = {name: f"{settings.name}-{scheme.name}-{name}.a" for name in targets}
         for name, target in targets.items():
             progress.start(f"library for {name}")

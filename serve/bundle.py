@@ -11,6 +11,7 @@ from serve.engine.runner import Runner
 from serve.engine.sampling import Sampling
 from toolchain.contracts import fim, manifest
 from toolchain.contracts.errors import ArtifactError, FimbleError
+from toolchain.contracts.progress import Progress
 from toolchain.contracts.targets import Target, parse_target, rank, unfit
 from toolchain.contracts.tokenizer import open_tokenizer
 
@@ -83,12 +84,25 @@ def open_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def load_runner(bundle: Bundle) -> Runner:
-    """The bundle's model, loaded and ready."""
+def load_runner(bundle: Bundle, progress: Progress) -> Runner:
+    """The bundle's model, loaded, proved and ready: with the best library that computes it.
+
+    Raises ArtifactError when files are damaged, or when no library computes what the bundle's weights should give.
+    """
+    from serve import proof
     from serve.engine.tvm_runner import TvmRunner
 
-    _, library = bundle.libraries[0]
-    return TvmRunner(library, bundle.params, bundle.context_size)
+    proof.check_files(bundle.folder, progress)
+    for number, (target, library) in enumerate(bundle.libraries, 1):
+        try:
+            runner = TvmRunner(library, bundle.params, bundle.context_size)
+            proof.check_library(bundle.folder, target, runner)
+            return runner
+        except ArtifactError as error:
+            if number == len(bundle.libraries):
+                raise
+            progress.say(f"{error}; trying the next library")
+    raise AssertionError("a bundle that is open has libraries")
 
 
 def _libraries(folder: Path, names: dict[str, str]) -> tuple[tuple[Target, Path], ...]:

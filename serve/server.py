@@ -39,9 +39,7 @@ def run(folder: Path, settings: ServeSettings, progress: Progress) -> None:
     with _listen(settings) as listener:
         bundle = open_bundle(folder)
         url = address(settings.host, listener.getsockname()[1])
-        progress.start(f"loading {bundle.name}")
-        completer = Completer(bundle, Engine(load_runner(bundle), bundle.prefill_chunk))
-        progress.finish()
+        completer = Completer(bundle, Engine(load_runner(bundle, progress), bundle.prefill_chunk))
         progress.say(f"serving {bundle.name} at {url}")
         config = uvicorn.Config(
             Server(completer, settings).app(),

@@ -185,9 +185,11 @@ def complete_command(
     from serve.engine.engine import Engine
     from serve.engine.sampling import Sampling
     from serve.requests import CompletionRequest
+    from toolchain.console import console
 
     opened = open_bundle(_bundle(bundle))
-    engine = Engine(load_runner(opened), opened.prefill_chunk)
+    with console() as progress:
+        engine = Engine(load_runner(opened, progress), opened.prefill_chunk)
     request = CompletionRequest(prefix, suffix, max_tokens=max_tokens, sampling=Sampling(temperature))
     done = Completer(opened, engine).complete(request)
     cost = done.statistics

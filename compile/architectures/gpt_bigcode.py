@@ -12,6 +12,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
 from compile.layers import Cache, CausalModel, Layers
+from compile.reference import Floats, StoredWeights, attention, gelu
 from toolchain.contracts.architectures.facts import Architecture
 
 TEMPLATE = "gpt_bigcode"
@@ -94,6 +95,18 @@ def weight_map(facts: Architecture) -> dict[str, tuple[str, ...]]:
     """The checkpoint's tensor for each of MLC's. A tied checkpoint has no `lm_head`, MLC's format always does."""
     head = "transformer.wte.weight" if facts.tied_head else "lm_head.weight"
     return {name: (head if name == "lm_head.weight" else name,) for name in weight_shapes(facts)}
+
+
+def reference(facts: Architecture, weights: StoredWeights, ids: list[int], rows: int) -> Floats:
+    """The logits `[rows, V]` after each of the last `rows` ids, in NumPy."""
+    x = weights.rows("transformer.wte", ids) + weights.rows("transformer.wpe", slice(0, len(ids)))
+    for layer in range(facts.layers):
+        at = f"transformer.h.{layer}"
+        qkv = weights.linear(f"{at}.attn.c_attn", weights.layer_norm(f"{at}.ln_1", x, facts.norm_epsilon))
+        x = x + weights.linear(f"{at}.attn.c_proj", attention(facts, qkv))
+        inner = weights.linear(f"{at}.mlp.c_fc", weights.layer_norm(f"{at}.ln_2", x, facts.norm_epsilon))
+        x = x + weights.linear(f"{at}.mlp.c_proj", gelu(inner))
+    return weights.linear("lm_head", weights.layer_norm("transformer.ln_f", x[-rows:], facts.norm_epsilon))
 
 
 def model_config(facts: Architecture) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
 from compile.layers import Cache, CausalModel, Layers
+from compile.reference import Floats, StoredWeights, attention, gated
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.architectures.rope import kind, settings, theta
 
@@ -110,6 +111,22 @@ def split(name: str, qkv: str) -> tuple[str, ...]:
     if ".gate_up_proj." in name:
         return tuple(name.replace("gate_up_proj", part) for part in ("gate_proj", "up_proj"))
     return (name,)
+
+
+def reference(
+    facts: Architecture, weights: StoredWeights, ids: list[int], rows: int, qkv_proj: str = "qkv_proj"
+) -> Floats:
+    """The logits `[rows, V]` after each of the last `rows` ids, in NumPy; `qkv_proj` is MLC's name of that matrix."""
+    x = weights.rows("model.embed_tokens", ids)
+    for layer in range(facts.layers):
+        at = f"model.layers.{layer}"
+        normed = weights.rms_norm(f"{at}.input_layernorm", x, facts.norm_epsilon)
+        attended = attention(facts, weights.linear(f"{at}.self_attn.{qkv_proj}", normed))
+        x = x + weights.linear(f"{at}.self_attn.o_proj", attended)
+        normed = weights.rms_norm(f"{at}.post_attention_layernorm", x, facts.norm_epsilon)
+        x = x + weights.linear(f"{at}.mlp.down_proj", gated(weights.linear(f"{at}.mlp.gate_up_proj", normed)))
+    head = "model.embed_tokens" if facts.tied_head else "lm_head"
+    return weights.linear(head, weights.rms_norm("model.norm", x[-rows:], facts.norm_epsilon))
 
 
 def model_config(facts: Architecture) -> dict[str, Any]:

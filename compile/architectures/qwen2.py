@@ -12,6 +12,7 @@ from tvm.relax.frontend.nn import Tensor
 
 from compile.architectures import llama
 from compile.layers import Layers
+from compile.reference import Floats, StoredWeights
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.architectures.rope import theta
 
@@ -41,6 +42,11 @@ def weight_shapes(facts: Architecture) -> dict[str, tuple[int, ...]]:
 def weight_map(facts: Architecture) -> dict[str, tuple[str, ...]]:
     """The checkpoint's tensors for each of MLC's."""
     return {name: llama.split(name, "c_attn") for name in weight_shapes(facts)}
+
+
+def reference(facts: Architecture, weights: StoredWeights, ids: list[int], rows: int) -> Floats:
+    """The logits `[rows, V]` after each of the last `rows` ids, in NumPy."""
+    return llama.reference(facts, weights, ids, rows, "c_attn")
 
 
 def model_config(facts: Architecture) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tvm.relax.frontend.nn import Tensor
 
 from compile.architectures.llama import split
 from compile.layers import Cache, CausalModel, Layers
+from compile.reference import Floats, StoredWeights, attention, gelu
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.architectures.rope import theta
 
@@ -97,6 +98,19 @@ def weight_map(facts: Architecture) -> dict[str, tuple[str, ...]]:
     """The checkpoint's tensors for each of MLC's. A tied checkpoint has no `lm_head`, MLC's format always does."""
     named = {name: split(name, "wqkv_pack") for name in weight_shapes(facts)}
     return named | ({"lm_head.weight": ("model.embed_tokens.weight",)} if facts.tied_head else {})
+
+
+def reference(facts: Architecture, weights: StoredWeights, ids: list[int], rows: int) -> Floats:
+    """The logits `[rows, V]` after each of the last `rows` ids, in NumPy."""
+    x = weights.rows("model.embed_tokens", ids)
+    for layer in range(facts.layers):
+        at = f"model.layers.{layer}"
+        normed = weights.layer_norm(f"{at}.input_layernorm", x, facts.norm_epsilon)
+        attended = attention(facts, weights.linear(f"{at}.self_attn.wqkv_pack", normed))
+        x = x + weights.linear(f"{at}.self_attn.o_proj", attended)
+        normed = weights.layer_norm(f"{at}.post_attention_layernorm", x, facts.norm_epsilon)
+        x = x + weights.linear(f"{at}.mlp.c_proj", gelu(weights.linear(f"{at}.mlp.c_fc", normed)))
+    return weights.linear("lm_head", weights.layer_norm("model.norm", x[-rows:], facts.norm_epsilon))
 
 
 def model_config(facts: Architecture) -> dict[str, Any]:

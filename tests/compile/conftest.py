@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def checkpoint(checkpoint_of: CheckpointOf) -> Path:
 @pytest.fixture(scope="session")
 def runner_of(checkpoint_of: CheckpointOf, tmp_path_factory: pytest.TempPathFactory) -> RunnerOf:
     """The compiled model of a variant in a scheme, loaded with its converted weights."""
-    from compile import library, weights
+    from compile import library, library_cache, weights
     from compile.schemes import parse_scheme
     from serve.engine.tvm_runner import TvmRunner
 
@@ -52,7 +53,9 @@ def runner_of(checkpoint_of: CheckpointOf, tmp_path_factory: pytest.TempPathFact
             folder, source = tmp_path_factory.mktemp(name), checkpoint_of(variant)
             facts, scheme = architectures.read(source), parse_scheme(name)
             weights.convert(source, facts, scheme, folder, Silent())
-            library.build(facts, scheme, STARCODER, parse_target("cpu"), folder / "model.a")
+            target = parse_target("cpu")
+            build = partial(library.build, facts, scheme, STARCODER, target)
+            library_cache.fetch(facts, scheme, STARCODER, target, folder / "model.a", build)
             made[variant, name] = TvmRunner(folder / "model.a", folder)
         return made[variant, name]
 

@@ -40,7 +40,7 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bundle_completes(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    completer = Completer(opened, Engine(load_runner(opened), opened.prefill_chunk))
+    completer = Completer(opened, Engine(load_runner(opened, Silent()), opened.prefill_chunk))
     request = CompletionRequest("def f(", ")\n", max_tokens=5)
     done, again = completer.complete(request), completer.complete(request)
     assert 0 < done.statistics.generated <= 5
@@ -70,7 +70,7 @@ def test_library_with_other_weights_is_refused(bundle: Path, tmp_path: Path) -> 
     index = copy / "params" / "tensor-cache.json"
     index.write_text(index.read_text(encoding="utf-8").replace("transformer.ln_f.bias", "other"), encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"does not know|lacks"):
-        load_runner(open_bundle(copy))
+        load_runner(open_bundle(copy), Silent())
 
 
 def damaged(checkpoint: Path, tmp_path: Path, **changes: object) -> Path:

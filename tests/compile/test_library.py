@@ -83,7 +83,7 @@ from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 plan = plan_compile(Path({str(checkpoint)!r}), Parent(kind="checkpoint", digest="0" * 64), CompileSettings())
 execute(plan, Path({str(tmp_path / "bundle")!r}), Silent())
-print(load_runner(open_bundle(Path({str(tmp_path / "bundle")!r}))).forward([1, 2, 3], 0).argmax())
+print(load_runner(open_bundle(Path({str(tmp_path / "bundle")!r})), Silent()).forward([1, 2, 3], 0).argmax())
 """
     environment = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2]), VARIABLE: str(tmp_path / "cache")}
     found = subprocess.run(
@@ -179,4 +179,4 @@ def test_an_interrupted_build_leaves_nothing(checkpoint: Path, tmp_path: Path, m
 
 
 def test_load_runner_gives_the_context_of_the_bundle(bundle: Path) -> None:
-    assert load_runner(open_bundle(bundle)).context_size == 160
+    assert load_runner(open_bundle(bundle), Silent()).context_size == 160

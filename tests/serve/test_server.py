@@ -37,7 +37,7 @@ PROGRAM = textwrap.dedent(
         def say(self, line):
             print(line, flush=True)
 
-    def load_runner(bundle):
+    def load_runner(bundle, progress):
         answer = repeats(bundle.tokenizer.encode("x").ids[0])
         runner = ScriptedRunner(bundle.tokenizer.get_vocab_size(), answer, bundle.context_size)
         runner.seconds_a_call = 0.02
