@@ -30,6 +30,9 @@ SCHEMES = {
     scheme.name: scheme
     for scheme in (
         Scheme("q4f16_1", 4, 32, "float16"),
+        Scheme("q4f32_1", 4, 32, "float32"),
+        Scheme("q8f16_1", 8, 32, "float16"),
+        Scheme("q8f32_1", 8, 32, "float32"),
         Scheme("q0f16", None, None, "float16"),
         Scheme("q0f32", None, None, "float32"),
     )

@@ -45,13 +45,6 @@ def convert(source: Path, facts: Architecture, scheme: Scheme, out: Path, progre
     progress.finish()
 
 
-def quantized_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The shapes of words and scales for a weight `[N, K]`."""
-    outputs, inputs = shape
-    groups = -(-inputs // quantization.GROUP)
-    return (outputs, groups * quantization.GROUP // quantization.PER_WORD), (outputs, groups)
-
-
 def _tensors(
     plan: Mapping[str, tuple[Weight, ...]], scheme: Scheme, progress: Progress
 ) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -64,7 +57,7 @@ def _tensors(
                 f"{name} holds NaN or values beyond {scheme.dtype}", "Train or merge again; this checkpoint is damaged."
             )
         if scheme.quantized and tensor.ndim == 2:
-            words, scales = quantization.quantize(tensor)
+            words, scales = quantization.quantize(tensor, scheme)
             stem = name.removesuffix("weight")
             yield stem + "q_weight", words
             yield stem + "q_scale", scales
@@ -81,8 +74,8 @@ def _metadata(plan: Mapping[str, tuple[Weight, ...]], scheme: Scheme) -> dict[st
         shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
         count = int(np.prod(shape))
         parameters += count
-        if scheme.quantized and len(shape) == 2:
-            (outputs, words), (_, groups) = quantized_shapes(shape)
+        if scheme.bits is not None and len(shape) == 2:
+            (outputs, words), (_, groups) = quantization.quantized_shapes(shape, scheme.bits)
             tensors, size = tensors + 2, size + outputs * (words * 4 + groups * width)
         else:
             tensors, size = tensors + 1, size + count * width
