@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,20 @@ def index(folder: Path) -> dict[str, Weight]:
     return found
 
 
-def load(weight: Weight) -> NDArray[Any]:
-    """The tensor as a read-only memory map."""
-    dtype = DTYPES[weight.dtype]
-    if 0 in weight.shape:
-        return np.zeros(weight.shape, dtype)
-    return np.memmap(weight.file, dtype, "r", weight.offset, weight.shape)
+def row_bytes(weight: Weight) -> int:
+    """How many bytes of the file one index of the first axis takes."""
+    itemsize: int = np.dtype(DTYPES[weight.dtype]).itemsize
+    return math.prod(weight.shape[1:]) * itemsize
+
+
+def rows(weight: Weight, begin: int, end: int) -> NDArray[Any]:
+    """The rows `begin` to `end` of the first axis, as a read-only memory map of these alone.
+
+    Its pages leave the process with it, so whoever reads row by row holds no more than some rows. Raises
+    ArtifactError when the file is no longer there, or shorter than it was.
+    """
+    offset, shape = weight.offset + begin * row_bytes(weight), (end - begin, *weight.shape[1:])
+    try:
+        return np.memmap(weight.file, DTYPES[weight.dtype], "r", offset, shape)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{weight.file} cannot be read ({error})", weight_files.AGAIN) from None
