@@ -91,7 +91,7 @@ def compiled(source: str, folder: Path) -> Path:
     name = hashlib.sha256(source.encode()).hexdigest()[:16]
     written, library = folder / f"{name}.cpp", folder / f"{name}.so"
     written.write_text(source, encoding="utf-8")
-    options = ["-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern"]
+    options = ["-std=c++17", "-O1", "-w", "-ffp-contract=off", "-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern"]
     line = [*(compiler() or []), *options, f"-I{SHIM}", "-shared", "-fPIC", str(written), "-o", str(library)]
     result = subprocess.run(line, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[:3000]

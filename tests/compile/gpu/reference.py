@@ -8,13 +8,6 @@ import numpy as np
 
 from compile.schemes import Scheme
 
-SCHEMES = {
-    "q4f16": Scheme("q4f16_1", 4, 32, "float16"),
-    "q8f16": Scheme("q8f16_1", 8, 32, "float16"),
-    "q4f32": Scheme("q4f32_1", 4, 32, "float32"),
-    "q0f16": Scheme("q0f16", None, None, "float16"),
-    "q0f32": Scheme("q0f32", None, None, "float32"),
-}
 # What storing a result rounds away, relative to it.
 ROUNDING = {"float16": 2.0**-11, "float32": 2.0**-24}
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compile.schemes import SCHEMES
 from tests.compile.gpu import reference
 from tests.compile.gpu.emulator import TARGETS, Emulator
 
@@ -106,12 +107,12 @@ def small_gpu_kernels(threads: int, warp: int) -> dict[str, Any]:
     from compile.kernels.gpu import float_matmul, quantized_matmul, rows
     from compile.kernels.gpu.limits import Limits
 
-    limits, q4, q0 = Limits(threads=threads, warp=warp), reference.SCHEMES["q4f16"], reference.SCHEMES["q0f16"]
+    limits, q4, q0 = Limits(threads=threads, warp=warp), SCHEMES["q4f16_1"], SCHEMES["q0f16"]
     return {
-        "q4_gemv": quantized_matmul.gemv(70, 416, q4, limits),
-        "q4_gemm": quantized_matmul.gemm(70, 416, q4, limits),
-        "q0_gemv": float_matmul.gemv(70, 416, q0, limits),
-        "q0_gemm": float_matmul.gemm(70, 416, q0, limits),
+        "q4f16_1_gemv": quantized_matmul.gemv(70, 416, q4, limits),
+        "q4f16_1_gemm": quantized_matmul.gemm(70, 416, q4, limits),
+        "q0f16_gemv": float_matmul.gemv(70, 416, q0, limits),
+        "q0f16_gemm": float_matmul.gemm(70, 416, q0, limits),
         "rms_norm": rows.rms_norm(416, 1e-5, limits, "float16"),
     }
 
@@ -121,8 +122,8 @@ def test_kernels_fit_other_gpus(threads: int, warp: int, emulate: Callable[..., 
     emulated = emulate(small_gpu_kernels(threads, warp), "vulkan")
     assert all(launch.threads <= threads for launch in emulated.launches.values())
     draw = np.random.default_rng(0)
-    for scheme in "q4", "q0":
-        weights = reference.weights(reference.SCHEMES[f"{scheme}f16"], 70, 416, draw)
+    for scheme in "q4f16_1", "q0f16":
+        weights = reference.weights(SCHEMES[scheme], 70, 416, draw)
         for kernel, count in ("gemv", 1), ("gemm", 37):
             x, out = draw.standard_normal((count, 416)).astype(np.float16), reference.blank((count, 70), "float16")
             emulated(f"{scheme}_{kernel}", *weights.stored, x, out)
@@ -139,11 +140,11 @@ def test_kernels_refuse_what_does_not_fit() -> None:
     from compile.kernels.gpu.limits import Limits
     from toolchain.contracts.errors import UnknownTarget
 
-    scheme = reference.SCHEMES["q4f16"]
+    scheme = SCHEMES["q4f16_1"]
     with pytest.raises(UnknownTarget, match="shared memory"):
         quantized_matmul.gemm(64, 64, scheme, Limits(shared_bytes=16384))
     with pytest.raises(UnknownTarget, match="no float16"):
         quantized_matmul.gemv(64, 64, scheme, Limits(float16=False))
     with pytest.raises(UnknownTarget, match="no float16"):
         rows.gated(64, Limits(float16=False), "float16")
-    quantized_matmul.gemv(64, 64, reference.SCHEMES["q4f32"], Limits(float16=False))
+    quantized_matmul.gemv(64, 64, SCHEMES["q4f32_1"], Limits(float16=False))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compile.schemes import SCHEMES
 from tests.compile.gpu import reference
 from tests.compile.gpu.emulator import TARGETS, Emulator
 
@@ -39,7 +40,7 @@ def kernels() -> dict[str, Any]:
         made[f"gated_{dtype}"] = rows.gated(SIZES[0], limits, dtype)
         made[f"take_rows_{dtype}"] = rows.take_rows(SIZES[0], limits, dtype)
         made[f"rotate_{dtype}"] = rope.rotate(HEADS, KV_HEADS, HEAD_SIZE, limits, dtype)
-    for name, scheme in reference.SCHEMES.items():
+    for name, scheme in SCHEMES.items():
         for added in (False, True):
             if scheme.quantized:
                 made[f"embed_{name}_{added}"] = embedding.gather_quantized(SIZES[0], scheme, limits, added)
@@ -135,10 +136,10 @@ def test_rotary_positions(dtype: str, target: Emulator) -> None:
 
 
 @pytest.mark.parametrize("added", [False, True])
-@pytest.mark.parametrize("scheme", list(reference.SCHEMES))
+@pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_embedding(scheme: str, added: bool, target: Emulator) -> None:
-    draw, size, dtype = np.random.default_rng(0), SIZES[0], reference.SCHEMES[scheme].dtype
-    table = reference.weights(reference.SCHEMES[scheme], 50, size, draw)
+    draw, size, dtype = np.random.default_rng(0), SIZES[0], SCHEMES[scheme].dtype
+    table = reference.weights(SCHEMES[scheme], 50, size, draw)
     for ids in [49], [0, 7, 49, 7]:
         x = [draw.standard_normal((len(ids), size)).astype(dtype)] if added else []
         out = reference.blank((len(ids), size), dtype)
