@@ -1,269 +1,57 @@
-"""The `fimble` command. Each command reads its settings, calls one stage, and prints.
+"""The entry point of `fimble`: whatever ends a command early becomes one line and an exit code.
 
-Stages are imported only when chosen, so that help is quick. Progress goes to standard error; `--json` puts one JSON
-object on the last line of standard output. Exit codes: 0 success, 1 failure, 2 the user's input.
+Exit codes: 0 success, 1 failure, 2 the user's input, 130 interrupted. Libraries are imported inside of `main`, so that
+an interruption meanwhile is told like any other.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import sys
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
 
-import typer
-
-from compile.settings import CompileSettings
-from serve.settings import ServeSettings
-from toolchain.contracts import settings
-from toolchain.contracts.errors import FimbleError, MissingExtra, SettingsError
-from toolchain.contracts.settings import choose
-from toolchain.options import with_options
-from train.data.settings import CollectSettings
-from train.settings import TrainSettings
-
-INTERRUPTED = 130
-
-app = typer.Typer(
-    help="From your repositories to a code copilot that runs on your own machine.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
-Sources = Annotated[list[str], typer.Argument(help="Folders, Git repositories or their URLs.")]
-BundlePath = Annotated[Path, typer.Argument(help="A bundle, or the workspace of up.")]
-BaseName = Annotated[str, typer.Option("--base", help="A checkpoint folder or a hub id.")]
+from toolchain.contracts.errors import FimbleError, Interrupted, MissingExtra
 
 
 def main() -> None:
-    """The entry point: errors become one line and an exit code."""
+    """Run the command that the user typed."""
+    try:
+        failure = _run()
+    except KeyboardInterrupt:
+        failure = Interrupted()
+    # Another Ctrl-C must cut short neither the line nor the end of the process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if failure:
+        print(f"error: {failure}", file=sys.stderr)
+        sys.exit(failure.exit_code)
+
+
+def _run() -> FimbleError | None:
     _keep_out_the_working_folder()
+    import warnings
+
+    import typer
+
+    from toolchain.commands import app
+
     # Libraries tell their own developers here what the user can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except FimbleError as error:
-        _stop(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _stop("interrupted; run the same command again to continue", INTERRUPTED)
+        return error
+    except typer.Abort:
+        return Interrupted()
     except ModuleNotFoundError as error:
-        _stop(str(_missing(error)), MissingExtra.exit_code)
+        return _missing(error)
     except Exception as error:
         # Typer's own usage errors carry their code and know how to show themselves.
         if not hasattr(error, "exit_code") or not hasattr(error, "show"):
             raise
         error.show()
         sys.exit(error.exit_code)
-
-
-@app.command("up")
-@with_options(CollectSettings, TrainSettings, CompileSettings, ServeSettings)
-def up_command(
-    sources: Sources,
-    base: Annotated[str | None, typer.Option("--base", help="A checkpoint folder, a hub id, or scratch.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="The workspace, where everything is kept.")] = Path(".fimble"),
-    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve at the end.")] = True,
-    as_json: Json = False,
-    **flags: Any,
-) -> None:
-    """The whole road: collect, train, merge, compile and serve, doing again only what is not current."""
-    from toolchain.console import console
-    from toolchain.pipeline import current_bundle, report, up
-
-    tables = _tables()
-    serving = choose(ServeSettings, "serve", tables, flags)
-    with console() as progress:
-        steps = up(sources, out, tables, {"base": base, **flags}, progress)
-        bundle = current_bundle(out)
-        _print(as_json, {"bundle": str(bundle), "stages": report(steps)}, [f"bundle: {bundle}"])
-        if serve:
-            from serve.server import run
-
-            run(bundle, serving, progress)
-
-
-@app.command("collect")
-@with_options(CollectSettings)
-def collect_command(sources: Sources, out: Out, as_json: Json = False, **flags: Any) -> None:
-    """Repositories to a dataset."""
-    from train.data.collect import plan
-
-    chosen = choose(CollectSettings, "collect", _tables(), flags)
-    _execute(plan(sources, chosen, _cache()), out, as_json)
-
-
-@app.command("train")
-@with_options(TrainSettings)
-def train_command(
-    dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
-    out: Out,
-    base: Annotated[str, typer.Option("--base", help="A checkpoint folder, a hub id, or scratch.")],
-    as_json: Json = False,
-    **flags: Any,
-) -> None:
-    """A dataset and a base to an adapter, or with --method full to a checkpoint."""
-    from train.bases import open_base
-    from train.fine_tune import plan_train
-    from train.scratch import plan_scratch
-    from train.settings import ScratchSettings
-
-    tables = _tables()
-    if base == "scratch":
-        known = settings.field_types(ScratchSettings)
-        for name, value in flags.items():
-            if value is not None and name not in known:
-                unused = f"{settings.flag(name)} has no effect with --base scratch"
-                raise SettingsError(unused, f"Leave it out; [scratch] of {settings.FILE} has: {', '.join(known)}.")
-        _execute(plan_scratch(dataset, choose(ScratchSettings, "scratch", tables, flags)), out, as_json)
-        return
-    chosen = choose(TrainSettings, "train", tables, flags)
-    _execute(plan_train(dataset, open_base(base, _cache()), chosen), out, as_json)
-
-
-@app.command("merge")
-def merge_command(
-    adapter: Annotated[Path, typer.Argument(help="An adapter folder in PEFT's layout.")],
-    base: BaseName,
-    out: Out,
-    as_json: Json = False,
-) -> None:
-    """An adapter and its base to a checkpoint in 16 bits."""
-    from train.adapters.merge import plan_merge
-    from train.bases import open_base
-
-    _execute(plan_merge(adapter, open_base(base, _cache())), out, as_json)
-
-
-@app.command("compile")
-@with_options(CompileSettings)
-def compile_command(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint folder or a hub id.")],
-    out: Out,
-    as_json: Json = False,
-    **flags: Any,
-) -> None:
-    """A checkpoint to a bundle: quantized weights and a library for each target."""
-    from compile.bundle import plan_compile
-    from toolchain.contracts.manifest import Parent
-    from train.bases import open_base
-
-    source = open_base(checkpoint, _cache())
-    chosen = choose(CompileSettings, "compile", _tables(), flags)
-    _execute(plan_compile(source.folder, Parent(kind="checkpoint", digest=source.digest), chosen), out, as_json)
-
-
-@app.command("serve")
-@with_options(ServeSettings)
-def serve_command(bundle: BundlePath, **flags: Any) -> None:
-    """Completions over HTTP, in the protocols that editors speak."""
-    from serve.server import run
-    from toolchain.console import console
-
-    chosen = choose(ServeSettings, "serve", _tables(), flags)
-    with console() as progress:
-        run(_bundle(bundle), chosen, progress)
-
-
-@app.command("complete")
-def complete_command(
-    bundle: BundlePath,
-    prefix: Annotated[str, typer.Option("--prefix", help="The text before the cursor.")],
-    suffix: Annotated[str, typer.Option("--suffix", help="The text after the cursor.")] = "",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="The longest completion.", min=1)] = 64,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.", min=0.0)] = 0.0,
-    as_json: Json = False,
-) -> None:
-    """One completion, with its timings."""
-    from serve.bundle import load_runner, open_bundle
-    from serve.completer import Completer
-    from serve.engine.engine import Engine
-    from serve.engine.sampling import Sampling
-    from serve.requests import CompletionRequest
-    from toolchain.console import console
-
-    opened = open_bundle(_bundle(bundle))
-    with console() as progress:
-        engine = Engine(load_runner(opened, progress), opened.prefill_chunk)
-    request = CompletionRequest(prefix, suffix, max_tokens=max_tokens, sampling=Sampling(temperature))
-    done = Completer(opened, engine).complete(request)
-    cost = done.statistics
-    timings = (
-        f"{done.prompt_tokens} prompt tokens, first token after {cost.first_token_seconds * 1000:.0f} ms, "
-        f"{cost.generated} tokens in {cost.seconds * 1000:.0f} ms, ended by {done.finish}"
-    )
-    print(timings, file=sys.stderr)
-    facts = {"text": done.text, "finish": done.finish, "prompt_tokens": done.prompt_tokens, **vars(cost)}
-    _print(as_json, facts, [done.text])
-
-
-@app.command("inspect")
-def inspect_command(
-    folder: Annotated[Path, typer.Argument(help="Any folder that fimble wrote.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Hash every file again.")] = False,
-    as_json: Json = False,
-) -> None:
-    """What an artifact is, and what it was made from."""
-    from toolchain.inspection import describe, lines
-
-    report = describe(folder, verify)
-    _print(as_json, report, lines(report))
-    if report.get("problems"):
-        sys.exit(1)
-
-
-@app.command("demo")
-def demo_command(
-    sources: Annotated[list[str] | None, typer.Argument(help="Repositories; else Python's own library.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="The workspace.")] = Path(".fimble"),
-    as_json: Json = False,
-) -> None:
-    """The whole road on this machine, ending with completions asked for as VS Code asks."""
-    from toolchain.console import console
-    from toolchain.demo import lines, run_demo
-
-    with console() as progress:
-        report = run_demo(sources or [], out, _tables(), progress)
-    _print(as_json, report, lines(report))
-
-
-def _execute(plan: Any, out: Path, as_json: bool) -> None:
-    from toolchain.console import console
-    from toolchain.contracts.stage import execute
-
-    with console() as progress:
-        made = execute(plan, out, progress)
-    facts = {"folder": str(out), "kind": made.kind, "digest": made.digest, "facts": made.facts}
-    _print(as_json, facts, [f"{made.kind} {made.digest[:16]} in {out}"])
-
-
-def _print(as_json: bool, facts: dict[str, Any], text: Sequence[str]) -> None:
-    for line in [json.dumps(facts)] if as_json else text:
-        print(line, flush=True)
-
-
-def _tables() -> dict[str, dict[str, Any]]:
-    return settings.read_file(settings.find_file(Path.cwd()))
-
-
-def _cache() -> Path:
-    """Where single commands remember hashes and fetched repositories."""
-    from toolchain.contracts.cache_folder import cache_folder
-
-    return cache_folder("inputs")
-
-
-def _bundle(folder: Path) -> Path:
-    """`folder`, or its current bundle when it is a workspace."""
-    from toolchain.pipeline import current_bundle
-
-    is_workspace = (folder / "current").exists() and not (folder / "manifest.json").exists()
-    return current_bundle(folder) if is_workspace else folder
+    # Typer takes an interruption for itself, and gives a code in place of the command's result.
+    return Interrupted() if code == Interrupted.exit_code else None
 
 
 def _keep_out_the_working_folder() -> None:
@@ -275,11 +63,6 @@ def _keep_out_the_working_folder() -> None:
 def _missing(error: ModuleNotFoundError) -> MissingExtra:
     name = (error.name or "a library").partition(".")[0]
     return MissingExtra(f"the library {name} is not installed", "Run: pip install 'fimble[all]'")
-
-
-def _stop(line: str, code: int) -> None:
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -159,8 +159,7 @@ class Run:
             if not self.updating:
                 self._save()
             raise
-        finally:
-            self.progress.finish()
+        self.progress.finish()
         self._take_best()
         return record
 

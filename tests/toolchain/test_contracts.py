@@ -47,6 +47,6 @@ def test_fim_is_detected_by_name_and_loudly() -> None:
 
 def test_help_loads_no_heavy_library() -> None:
     heavy = ("torch", "transformers", "datasets", "tvm", "numpy", "pydantic", "rich")
-    code = f"import sys, toolchain.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, toolchain.commands; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

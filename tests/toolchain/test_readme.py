@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from toolchain.cli import app
+from toolchain.commands import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]

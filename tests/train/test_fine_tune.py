@@ -152,8 +152,10 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     plan = plan_train(dataset, opened(base_folder), settings)
     out = tmp_path / "out"
     for step, action, error in ((5, fail, OSError), (11, interrupt, KeyboardInterrupt)):
+        listener = Lines(step, action)
         with pytest.raises(error):
-            execute(plan, out, Lines(step, action))
+            execute(plan, out, listener)
+        assert "Training" not in listener.finished
     assert not out.exists()
     resumed = Lines()
     torch.set_num_threads(2)  # the run keeps to the number it began with, and then gives this one back

@@ -69,14 +69,16 @@ def opened(folder: Path) -> Base:
 
 
 class Lines:
-    """A listener that keeps what is said, and may do something when a given step is done."""
+    """A listener that keeps what is said and what was finished, and may do something when a given step is done."""
 
     def __init__(self, at_step: int | None = None, action: Any = None) -> None:
         self.lines: list[str] = []
+        self.finished: list[str] = []
+        self._title = ""
         self._at, self._action, self._step = at_step, action, 0
 
     def start(self, title: str, total: int | None = None, unit: str = "") -> None:
-        self._step = 0
+        self._step, self._title = 0, title
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         self._step += amount
@@ -84,7 +86,7 @@ class Lines:
             self._action()
 
     def finish(self) -> None:
-        pass
+        self.finished.append(self._title)
 
     def say(self, line: str) -> None:
         self.lines.append(line)

@@ -10,7 +10,8 @@
     │   ├── UnknownTarget
     │   ├── MissingExtra           a stage whose optional dependencies are not installed
     │   └── PortBusy
-    └── StageError                 the work itself failed: exit code 1
+    ├── StageError                 the work itself failed: exit code 1
+    └── Interrupted                Ctrl-C: exit code 130
 
 Library code raises; only the command line prints and chooses the exit code. What only a client of the server can mend
 has its own errors there: `BadRequest` (`serve/requests.py`, a UserError) and `Refused` (`serve/app.py`, an Exception).
@@ -68,3 +69,10 @@ class PortBusy(UserError):
 
 class StageError(FimbleError):
     pass
+
+
+class Interrupted(FimbleError):
+    exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__("interrupted", "Run the same command again to continue.")
