@@ -139,10 +139,11 @@ def serve_command(bundle: BundlePath, **flags: Any) -> None:
     """Completions over HTTP, in the protocols that editors speak."""
     from serve.server import run
     from toolchain.console import console
+    from toolchain.pipeline import named_artifact
 
     chosen = choose(ServeSettings, "serve", _tables(), flags)
     with console() as progress:
-        run(_bundle(bundle), chosen, progress)
+        run(named_artifact(bundle), chosen, progress)
 
 
 @app.command("complete")
@@ -159,13 +160,14 @@ def complete_command(
     from serve.completer import Completer
     from serve.engine.engine import Engine
     from serve.engine.sampling import Sampling
-    from serve.requests import CompletionRequest
+    from serve.requests import CompletionRequest, clean
     from toolchain.console import console
+    from toolchain.pipeline import named_artifact
 
-    opened = open_bundle(_bundle(bundle))
+    opened = open_bundle(named_artifact(bundle))
     with console() as progress:
         engine = Engine(load_runner(opened, progress), opened.prefill_chunk)
-    request = CompletionRequest(prefix, suffix, max_tokens=max_tokens, sampling=Sampling(temperature))
+    request = CompletionRequest(clean(prefix), clean(suffix), max_tokens=max_tokens, sampling=Sampling(temperature))
     done = Completer(opened, engine).complete(request)
     cost = done.statistics
     timings = (
@@ -179,14 +181,15 @@ def complete_command(
 
 @app.command("inspect")
 def inspect_command(
-    folder: Annotated[Path, typer.Argument(help="Any folder that fimble wrote.")],
+    folder: Annotated[Path, typer.Argument(help="A folder that fimble wrote; of a workspace, its bundle.")],
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file again.")] = False,
     as_json: Json = False,
 ) -> None:
     """What an artifact is, and what it was made from."""
     from toolchain.inspection import describe, lines
+    from toolchain.pipeline import named_artifact
 
-    report = describe(folder, verify)
+    report = describe(named_artifact(folder), verify)
     _print(as_json, report, lines(report))
     if report.get("problems"):
         sys.exit(1)
@@ -228,14 +231,10 @@ def _tables() -> dict[str, dict[str, Any]]:
 
 def _cache() -> Path:
     """Where single commands remember hashes and fetched repositories."""
-    from toolchain.contracts.cache_folder import cache_folder
+    from toolchain.contracts.cache_folder import VARIABLE, cache_folder
 
-    return cache_folder("inputs")
-
-
-def _bundle(folder: Path) -> Path:
-    """`folder`, or its current bundle when it is a workspace."""
-    from toolchain.pipeline import current_bundle
-
-    is_workspace = (folder / "current").exists() and not (folder / "manifest.json").exists()
-    return current_bundle(folder) if is_workspace else folder
+    try:
+        return cache_folder("inputs")
+    except OSError as error:
+        next_step = f"Set {VARIABLE} to a folder where files can be made."
+        raise SettingsError(f"the cache folder {error.filename} cannot be made ({error.strerror})", next_step) from None

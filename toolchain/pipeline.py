@@ -7,6 +7,8 @@ folder exists is current. `current` and `previous` name the two latest bundles.
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from train.settings import TrainSettings
 
 KEY_CHARACTERS = 16
+LOCK = "lock"
 CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# What fimble up made; see https://bford.info/cachedir/\n"
 
 
@@ -61,13 +64,29 @@ class Workspace:
         begun = time.monotonic()
         plan = make_plan()
         folder = self.place(plan)
-        current = is_current(plan, folder)
+        current = self._is_current(plan, folder)
         made = execute(plan, folder, self.progress)
         step = Step(stage, not current, time.monotonic() - begun, folder, made)
         self.steps.append(step)
         word = "made" if step.made else "current"
         self.progress.say(f"{stage:<8} {word:<8} {step.seconds:7.1f} s   {folder}")
         return step
+
+    def _is_current(self, plan: Plan, folder: Path) -> bool:
+        """Whether the step at `folder` is current. A damaged one is removed: it can be made again."""
+        try:
+            if is_current(plan, folder):
+                return True
+            damage = f"{folder} is damaged"
+        except ArtifactError as error:
+            damage = error.message
+        if os.path.lexists(folder):
+            self.progress.say(f"{damage}: making it again")
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder)
+            else:
+                folder.unlink()
+        return False
 
 
 def up(
@@ -98,7 +117,7 @@ def up(
     build = choose(CompileSettings, "compile", tables, flags)
     root.mkdir(parents=True, exist_ok=True)
     workspace, cache = Workspace(root, progress, []), root / "cache"
-    with manifest.locked(root / "lock", f"another fimble process is at work in {root}"):
+    with manifest.locked(root / LOCK, f"another fimble process is at work in {root}"):
         _mark(root)
         dataset = workspace.run("collect", lambda: plan_collect(sources, collect, cache)).folder
         if choice.base == "scratch":
@@ -124,7 +143,7 @@ def _mark(root: Path) -> None:
 
     A folder that holds something of the user's stays as it is.
     """
-    if {path.name for path in root.iterdir()} <= {"lock", "CACHEDIR.TAG"}:
+    if {path.name for path in root.iterdir()} <= {LOCK, "CACHEDIR.TAG"}:
         (root / "CACHEDIR.TAG").write_text(CACHE_TAG, encoding="utf-8")
         (root / ".gitignore").write_text("*\n", encoding="utf-8")
 
@@ -144,8 +163,16 @@ def current_bundle(root: Path) -> Path:
     """The bundle that a workspace names as current. Raises ArtifactError when there is none."""
     folder = _follow(root / "current")
     if folder is None:
-        raise ArtifactError(f"{root} has no current bundle", "Run fimble up first.")
+        raise ArtifactError(f"the workspace {root} has no current bundle", "Run fimble up first.")
     return folder
+
+
+def named_artifact(folder: Path) -> Path:
+    """`folder`, or its current bundle when it is a workspace. Raises ArtifactError for a workspace without one."""
+    if os.path.lexists(folder / manifest.MANIFEST):
+        return folder
+    is_workspace = any(os.path.lexists(folder / name) for name in ("current", LOCK))
+    return current_bundle(folder) if is_workspace else folder
 
 
 def _follow(pointer: Path) -> Path | None:

@@ -1,15 +1,21 @@
-"""The workspace of `up`: what may lie around it, and who may work in it."""
+"""The workspace of `up`: what may lie around it, who may work in it, and what becomes of damage in it."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.toolchain.conftest import Fimble
+from tests.train.tiny import Lines
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import ArtifactError, UserError
-from toolchain.contracts.progress import Silent
-from toolchain.pipeline import up
+from toolchain.contracts.manifest import Draft
+from toolchain.contracts.progress import Progress, Silent
+from toolchain.contracts.stage import Plan
+from toolchain.pipeline import Workspace, up
 
 pytestmark = [pytest.mark.train, pytest.mark.compile]
 
@@ -45,3 +51,51 @@ def test_two_processes_do_not_work_in_one_workspace(tmp_path: Path) -> None:
         pytest.raises(ArtifactError, match="another fimble process is at work in"),
     ):
         up([str(tmp_path)], root, {}, {}, Silent())
+
+
+def unlink_shard(folder: Path) -> None:
+    (folder / "shard.bin").unlink()
+
+
+def cut_shard(folder: Path) -> None:
+    (folder / "shard.bin").write_bytes(b"12")
+
+
+def break_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{", encoding="utf-8")
+
+
+def lose_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def put_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("", encoding="utf-8")
+
+
+@pytest.mark.parametrize("damage", [unlink_shard, cut_shard, break_manifest, lose_manifest, put_a_file])
+def test_a_damaged_artifact_is_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    def write(draft: Draft, work: Path, progress: Progress) -> None:
+        (draft.path / "shard.bin").write_bytes(b"1234")
+
+    plan = Plan("dataset", 1, (), {}, write)
+    folder = Workspace(tmp_path, Silent(), []).run("collect", lambda: plan).folder
+    damage(folder)
+    listener = Lines()
+    step = Workspace(tmp_path, listener, []).run("collect", lambda: plan)
+    assert step.made
+    assert manifest.verify(folder) == []
+    assert "is damaged" in listener.lines[0]
+    assert listener.lines[0].endswith("making it again")
+    assert not Workspace(tmp_path, Silent(), []).run("collect", lambda: plan).made
+
+
+def test_a_workspace_whose_bundle_is_gone_asks_for_up(fimble: Fimble, tmp_path: Path) -> None:
+    with manifest.writing(tmp_path / "work" / "bundle" / "1", kind="bundle", recipe=1, parents=(), settings={}):
+        pass
+    (tmp_path / "work" / "current").symlink_to("bundle/1")
+    assert fimble("inspect", "work", "--json").report["kind"] == "bundle"
+    shutil.rmtree(tmp_path / "work" / "bundle")
+    for command in (["inspect"], ["serve"], ["complete", "--prefix", "a"]):
+        fimble(*command, "work").refused("the workspace work has no current bundle. Run fimble up first")

@@ -99,7 +99,8 @@ def test_a_second_run_finds_everything_current(project: Path, undisturbed: Path)
 
 def test_the_bundle_completes_and_tells_its_ancestry(project: Path, undisturbed: Path) -> None:
     fimble = Path(sys.executable).with_name("fimble")
-    line = [str(fimble), "complete", str(undisturbed), "--prefix", "def f(", "--suffix", ")", "--json"]
+    prefix = os.fsdecode(b"def f(\xff")  # what a shell passes on need not be text
+    line = [str(fimble), "complete", str(undisturbed), "--prefix", prefix, "--suffix", ")", "--json"]
     done = subprocess.run(line, cwd=project, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["generated"] >= 1
     line = [str(fimble), "inspect", str(undisturbed / "current"), "--verify", "--json"]
@@ -117,6 +118,19 @@ def test_a_change_makes_only_what_follows_from_it(project: Path, undisturbed: Pa
     report = json.loads(done.stdout.splitlines()[-1])
     assert [stage["stage"] for stage in report["stages"] if stage["made"]] == ["compile"]
     assert (out / "previous").resolve() != (out / "current").resolve()
+
+
+def test_damage_in_the_workspace_is_mended(project: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(undisturbed, out, symlinks=True)
+    for path in out.glob("dataset/*/data/train-*"):
+        path.unlink()
+    for path in out.glob("adapter/*/manifest.json"):
+        path.write_text("{", encoding="utf-8")
+    for path in [*out.glob("checkpoint/*/model.safetensors"), *out.glob("bundle/*/params/params_shard_0.bin")]:
+        os.truncate(path, 10)
+    assert all(stage["made"] for stage in up(project, out)["stages"])
+    assert digests(out) == digests(undisturbed)
 
 
 MOMENTS = {
