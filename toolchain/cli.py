@@ -6,11 +6,25 @@ an interruption meanwhile is told like any other.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 
-from toolchain.contracts.errors import FimbleError, Interrupted, MissingExtra
+from toolchain.contracts.errors import FimbleError, Interrupted, MissingExtra, StageError
+
+FULL = "Free some space there and run again."
+TAKEN = "A part of that path is a file: choose another."
+NOT_ALLOWED = "Check its permissions, or choose another."
+NEXT_STEPS = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EEXIST: TAKEN,
+    errno.ENOTDIR: TAKEN,
+    errno.EACCES: NOT_ALLOWED,
+    errno.EPERM: NOT_ALLOWED,
+    errno.EROFS: NOT_ALLOWED,
+}
 
 
 def main() -> None:
@@ -44,7 +58,11 @@ def _run() -> FimbleError | None:
         return Interrupted()
     except ModuleNotFoundError as error:
         return _missing(error)
+    except OSError as error:
+        return _refused_by_the_system(error)
     except Exception as error:
+        if os.strerror(errno.ENOSPC) in str(error):  # safetensors and torch have errors of their own for it
+            return StageError(f"cannot write: {os.strerror(errno.ENOSPC)}", FULL)
         # Typer's own usage errors carry their code and know how to show themselves.
         if not hasattr(error, "exit_code") or not hasattr(error, "show"):
             raise
@@ -58,6 +76,14 @@ def _keep_out_the_working_folder() -> None:
     """The user's folder may hold a `tokenizers.py` or a `train.py`: it is no place to import from, nor for children."""
     sys.path[:] = [entry for entry in sys.path if entry not in ("", ".")]
     os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def _refused_by_the_system(error: OSError) -> StageError:
+    """What the operating system did not let us do, and with which file."""
+    what = "cannot write" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else "cannot use"
+    where = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+    reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    return StageError(f"{what}{where}: {reason}", NEXT_STEPS.get(error.errno or 0, ""))
 
 
 def _missing(error: ModuleNotFoundError) -> MissingExtra:

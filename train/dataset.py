@@ -37,6 +37,9 @@ def open_files(dataset: Path, split: Split, cache: Path) -> Any:
             "parquet", data_files={split: files}, split=split, columns=["path", "content"], cache_dir=str(cache)
         )
     except Exception as error:  # pyarrow's, fsspec's and datasets' own errors have no common base
+        for cause in (error, error.__cause__):
+            if isinstance(cause, OSError) and cause.errno:  # the system's, such as a full disk, and not the dataset's
+                raise cause from None
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ArtifactError(f"the {split} split of {dataset} cannot be read ({reason})", REMAKE) from None
     if not any(text for text in rows["content"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.toolchain.conftest import Fimble
+from tests.train.data.repositories import module, write_files
 from toolchain.contracts import manifest
 from toolchain.contracts.fim import STARCODER
 
@@ -103,3 +105,55 @@ def test_wrong_kind_of_folder(fimble: Fimble, tmp_path: Path) -> None:
 
 def test_a_base_that_is_nowhere(fimble: Fimble, tmp_path: Path) -> None:
     fimble("compile", "./nowhere", "--out", tmp_path / "out").refused("nowhere")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with enough to make a dataset of."""
+    return write_files(tmp_path / "source", {f"{topic}.py": module(topic) for topic in ("alpha", "beta", "gamma")})
+
+
+def test_a_file_where_a_folder_should_go(fimble: Fimble, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("", encoding="utf-8")
+    fimble("collect", source, "--out", "afile/x").refused("cannot use", "afile: File exists", "choose another", code=1)
+    fimble("up", source, "--out", "afile").refused("cannot use afile: File exists", code=1)
+    fimble("inspect", "afile").refused("afile is a file. Name a folder that fimble wrote.")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where no file can be made")
+def test_a_folder_where_nothing_can_be_made(fimble: Fimble, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fimble("collect", source, "--out", "/proc/x").refused("cannot use /proc/", "No such file or directory", code=1)
+    monkeypatch.setenv("FIMBLE_CACHE", "/proc/nope")
+    fimble("collect", source, "--out", "x").refused("the cache folder /proc/nope", "FIMBLE_CACHE")
+
+
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, FULL), Exception(f'I/O error: Os {{ message: "{FULL}" }}')])
+def test_a_full_disk_is_called_that_and_no_part_stays_on_it(
+    fimble: Fimble, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object) -> None:
+        assert (tmp_path / ".out.partial").exists()
+        raise error
+
+    monkeypatch.setattr("train.data.collect.write_text", fail)
+    done = fimble("collect", source, "--out", "out")
+    assert (done.code, done.err.splitlines()[-1]) == (
+        1,
+        f"error: cannot write: {FULL}. Free some space there and run again.",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_full_disk_is_not_blamed_on_the_dataset(
+    fimble: Fimble, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("an error occurred while generating the dataset") from OSError(errno.ENOSPC, FULL, "there")
+
+    assert fimble("collect", source, "--out", "data").code == 0
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    done = fimble("train", "data", "--base", "scratch", "--out", "grown")
+    assert done.err.splitlines()[-1] == f"error: cannot write there: {FULL}. Free some space there and run again."

@@ -97,16 +97,20 @@ def writing(
         refuse_existing(out)
         partial = out.parent / f".{out.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        draft = Draft(partial)
-        yield draft
-        seal(partial, kind=kind, recipe=recipe, parents=parents, settings=settings, facts=draft.facts)
-        if out.exists():
-            out.rmdir()  # an empty folder that the user made beforehand
-        partial.rename(out)
-        _sync_folder(out.parent)
-        shutil.rmtree(work_folder(out), ignore_errors=True)
-        lock.unlink(missing_ok=True)
+        try:
+            partial.mkdir()
+            draft = Draft(partial)
+            yield draft
+            seal(partial, kind=kind, recipe=recipe, parents=parents, settings=settings, facts=draft.facts)
+            if out.exists():
+                out.rmdir()  # an empty folder that the user made beforehand
+            partial.rename(out)
+            _sync_folder(out.parent)
+            shutil.rmtree(work_folder(out), ignore_errors=True)
+        finally:
+            # What did not get finished takes room, of which there may be none left.
+            shutil.rmtree(partial, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -116,6 +120,7 @@ def locked(file: Path, busy: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        file.touch()  # where no file can be made, that was the reason, and this tells it
         raise ArtifactError(busy, "Wait for it, or choose another --out.") from None
     try:
         yield
@@ -170,16 +175,19 @@ def read(folder: Path, kind: Kind | None = None) -> Manifest:
     """The manifest of an artifact. Raises ArtifactError when there is none, or it is of another kind."""
     path = folder / MANIFEST
     wanted = _a(kind or "Fimble artifact")
+    name_one = f"Name a folder that fimble wrote as {wanted}." if kind else "Name a folder that fimble wrote."
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         missing = "does not exist" if not folder.exists() else f"is not {wanted}: it has no {MANIFEST}"
-        raise ArtifactError(f"{folder} {missing}", f"Name a folder that fimble wrote as {wanted}.") from None
+        raise ArtifactError(f"{folder} {missing}", name_one) from None
+    except NotADirectoryError:
+        raise ArtifactError(f"{folder} is a file", name_one) from None
     except (ValidationError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its content is another"
         # It may be another tool's, so removing it is only advised with care.
         raise ArtifactError(
-            f"{path} is damaged or not fimble's ({type(error).__name__})",
-            f"Name a folder that fimble wrote as {wanted}; if this is one, remove it and make it again.",
+            f"{path} is damaged or not fimble's ({reason})", f"{name_one} If this is one, remove it and make it again."
         ) from None
     if manifest.schema_version > SCHEMA:
         raise ArtifactError(f"{path} was written by a newer fimble ({manifest.tool_version})", "Upgrade fimble.")
