@@ -51,7 +51,7 @@ def open_engines(folder: Path, layers: int) -> dict[str, Any]:
 
     from compile import library, weights
     from compile.schemes import parse_scheme
-    from serve.engine.tvm_runner import TvmRunner
+    from serve.engine.loading import load
     from toolchain.contracts import architectures
     from toolchain.contracts.progress import Silent
 
@@ -65,7 +65,7 @@ def open_engines(folder: Path, layers: int) -> dict[str, Any]:
     (folder / "params").mkdir()
     weights.convert(folder / "checkpoint", facts, scheme, folder / "params", Silent())
     library.build(facts, scheme, folder / "model.so")
-    ours = TvmRunner(folder / "model.so", folder / "params", 2048)
+    ours = load(folder / "model.so", folder / "params", 2048)
     wide = GPTBigCodeForCausalLM.from_pretrained(folder / "checkpoint", dtype=torch.float32).eval()
     return {
         "fimble q4f16_1": lambda count: run_ours(ours, count),

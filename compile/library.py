@@ -1,25 +1,30 @@
-"""Compiling a model for processors: an archive of object files that describes itself.
+"""Compiling a model for a device: a library that describes itself.
 
-The library exports Relax functions: `prefill`, `decode` and `score` (ids, position, keys, values, parameters), a
-`pack_*` for each layout that differs from MLC's, and `_metadata`, which gives the JSON that `describe` makes. A
-loader needs nothing else: it reads MLC's files, packs each parameter as told, and makes the KV cache as told.
+A library exports the functions of its cache (`compile/caches/`), a `pack_*` for each layout that differs from MLC's,
+and `_metadata`, which gives the JSON that `describe` makes. A loader needs nothing else: it reads MLC's files, packs
+each parameter as told, and makes the cache as told. For processors it is an archive of object files, which are loaded
+as they are; for GPUs a shared library.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tvm
 from tvm import relax
 
+from compile import devices, linker
 from compile.architectures import FAMILIES
+from compile.caches import explicit, paged
 from compile.chat_config import PREFILL_CHUNK
 from compile.kernels.cpu import quantized_matmul
-from compile.layers import cpu
+from compile.kernels.gpu.paged_attention import merge_in_order
 from compile.layers.cpu import CpuLayers
+from compile.layers.gpu import GpuLayers
 from compile.schemes import Scheme
 from toolchain.contracts import object_archive, tvm_package
 from toolchain.contracts.architectures.facts import Architecture
@@ -27,60 +32,75 @@ from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.processors import LEVELS
 from toolchain.contracts.targets import Target
 
-METADATA_VERSION = 2
-# What LLVM calls each machine and each operating system.
-MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
-SYSTEMS = {"linux": "unknown-linux-gnu", "macos": "apple-macos11", "windows": "pc-windows-msvc"}
+METADATA_VERSION = 3
 
 
-def build(facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target, out: Path) -> None:
-    """Compile the model for a processor, and write the library to the file `out`. No linker is needed."""
-    device = tvm.target.Target(description(target))
-    layers = CpuLayers(scheme, LEVELS[target.level].lanes)
+def build(
+    facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target, out: Path, pages: bool | None = None
+) -> None:
+    """Compile the model for `target` and write the library to the file `out`.
+
+    `pages` chooses the paged cache; GPUs have no other, and processors take the explicit one unless told otherwise.
+    Raises UnknownTarget when the installed TVM cannot compile for it, MissingExtra when a GPU's library needs a linker
+    and there is none.
+    """
+    device = devices.device(target)
+    pages = target.device != "cpu" if pages is None else pages
+    layers = layers_of(scheme, target)
     model = FAMILIES[facts.family].Model(facts, layers)
     with device:
-        module, parameters = model.export_tvm(spec=cpu.functions(model, layers, facts))
-        metadata = describe(facts, layers, spec, target, parameters)
+        functions = paged.functions(model, layers, facts, device) if pages else explicit.functions(model, layers, facts)
+        module, parameters = model.export_tvm(spec=functions)
+        if target.device != "cpu":
+            module = merge_in_order(module)
+        cache = paged.describe() if pages else explicit.describe(layers, facts)
+        metadata = describe(facts, scheme, spec, target, parameters, cache)
         builder = relax.BlockBuilder(_with_bounds(module, metadata["prefill_chunk_size"]))
         for packed in {p["packer"]: p for p in metadata["params"] if p["packer"]}.values():
             _add_packer(builder, packed, layers)
         with builder.function("_metadata", params=[]):
             builder.emit_func_output(tvm.ir.StringImm(json.dumps(metadata)))
-        executable = relax.build(builder.finalize(), target=device, relax_pipeline=cpu_pipeline())
+        executable = relax.build(builder.finalize(), target=device, relax_pipeline=pipeline())
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        executable.export_library(str(out), fcompile=_archive, workspace_dir=scratch)
+        write = _archive if target.extension == "a" else partial(_link, target=target)
+        executable.export_library(str(out), fcompile=write, workspace_dir=scratch)
 
 
-def description(target: Target) -> dict[str, Any]:
-    """TVM's description of a processor."""
-    level = LEVELS[target.level]
-    apple = target.system == "macos" and level.machine == "arm64"
-    return {
-        "kind": "llvm",
-        "mtriple": f"{'arm64' if apple else MACHINES[level.machine]}-{SYSTEMS[target.system]}",
-        "mcpu": level.name if level.machine == "x86_64" else "apple-m1" if apple else "generic",
-    }
+def layers_of(scheme: Scheme, target: Target) -> Any:
+    if target.device == "cpu":
+        return CpuLayers(scheme, LEVELS[target.level].lanes)
+    return GpuLayers(scheme, devices.LIMITS[target.device])
+
+
+def context_size(facts: Architecture, pages: bool) -> int:
+    """Tokens of a sequence at most: TVM's paged attention sees all that the cache holds, so no more than a window."""
+    return min(facts.context_size, facts.window or facts.context_size) if pages else facts.context_size
 
 
 def describe(
-    facts: Architecture, layers: CpuLayers, spec: FimSpec, target: Target, parameters: list[tuple[str, Any]]
+    facts: Architecture,
+    scheme: Scheme,
+    spec: FimSpec,
+    target: Target,
+    parameters: list[tuple[str, Any]],
+    cache: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a loader must know, as JSON. The cache is two tensors of `axes`, "blocks" being context / block."""
-    keys, values = cpu.cache_shapes(layers, facts, "blocks")
+    """What a loader must know, as JSON."""
     stored = FAMILIES[facts.family].weight_shapes(facts)
+    context = context_size(facts, cache["kind"] == "paged")
     return {
         "metadata_version": METADATA_VERSION,
         "model_type": facts.family,
         "parameters": facts.parameters,
-        "quantization": layers.scheme.name,
+        "quantization": scheme.name,
         "target": target.name,
         "tvm": tvm_package.find().release,
         "fim": spec.to_json(),
         "vocab_size": facts.vocab_size,
-        "context_window_size": facts.context_size,
-        "prefill_chunk_size": min(PREFILL_CHUNK, facts.context_size),
-        "cache": {"block": layers.lanes, "dtype": layers.scheme.dtype, "keys": keys, "values": values},
-        "params": [_describe_parameter(name, parameter, layers.scheme, stored) for name, parameter in parameters],
+        "context_window_size": context,
+        "prefill_chunk_size": min(PREFILL_CHUNK, context),
+        "cache": cache,
+        "params": [_describe_parameter(name, parameter, scheme, stored) for name, parameter in parameters],
     }
 
 
@@ -133,8 +153,12 @@ def _archive(output: str, objects: list[str], options: Any = None, **_: Any) -> 
     object_archive.write(Path(output), {f"{at}.o": Path(file).read_bytes() for at, file in enumerate(objects)})
 
 
-def cpu_pipeline() -> Any:
-    """Relax to VM bytecode. Our kernels are scheduled already, so no tuning and no default schedules."""
+def _link(output: str, objects: list[str], options: Any = None, *, target: Target, **_: Any) -> None:
+    linker.link(Path(output), [Path(file) for file in objects], target)
+
+
+def pipeline() -> Any:
+    """Relax to VM bytecode. All kernels are scheduled already, so no tuning and no default schedules."""
     transform = relax.transform
     return tvm.transform.Sequential(
         [

@@ -90,12 +90,12 @@ def load_runner(bundle: Bundle, progress: Progress) -> Runner:
     Raises ArtifactError when files are damaged, or when no library computes what the bundle's weights should give.
     """
     from serve import proof
-    from serve.engine.tvm_runner import TvmRunner
+    from serve.engine.loading import load
 
     proof.check_files(bundle.folder, progress)
     for number, (target, library) in enumerate(bundle.libraries, 1):
         try:
-            runner = TvmRunner(library, bundle.params, bundle.context_size)
+            runner = load(library, bundle.params, bundle.context_size)
             proof.check_library(bundle.folder, target, runner)
             return runner
         except ArtifactError as error:

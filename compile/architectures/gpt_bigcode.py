@@ -52,12 +52,11 @@ class Transformer(nn.Module):
 
 class Model(CausalModel):
     def __init__(self, facts: Architecture, build: Layers) -> None:
-        self.build = build
         self.transformer = Transformer(facts, build)
-        self.lm_head = build.linear(facts.hidden_size, facts.vocab_size)
+        self.lm_head = build.head(facts.hidden_size, facts.vocab_size)
 
     def hidden(self, ids: Tensor, cache: Cache) -> Tensor:
-        x = self.build.add(self.transformer.wte.rows(ids), self.transformer.wpe.rows(cache.positions))
+        x = self.transformer.wpe.rows(cache.positions, self.transformer.wte.rows(ids))
         for layer, block in enumerate(self.transformer.h):
             x = block(x, cache, layer)
         return x

@@ -44,7 +44,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = build.rms_norm(facts.hidden_size, facts.norm_epsilon)
         self.mlp = FeedForward(facts, build)
 
-    def forward(self, x: Tensor, cache: Cache, layer: int, turns: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache, layer: int, turns: Any) -> Tensor:
         qkv = self.build.rotate(self.facts, self.self_attn.qkv(self.input_layernorm(x)), turns)
         x = self.self_attn.o_proj(cache.attend(qkv, layer), x)
         inner = self.build.gated(self.mlp.gate_up_proj(self.post_attention_layernorm(x)))
@@ -64,7 +64,7 @@ class Model(CausalModel):
         self.facts, self.build = facts, build
         self.model = Body(facts, build, attention)
         if not facts.tied_head:
-            self.lm_head = build.linear(facts.hidden_size, facts.vocab_size)
+            self.lm_head = build.head(facts.hidden_size, facts.vocab_size)
 
     def hidden(self, ids: Tensor, cache: Cache) -> Tensor:
         x, turns = self.model.embed_tokens.rows(ids), self.build.turns(self.facts, cache.positions)

@@ -40,7 +40,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = build.layer_norm(facts.hidden_size, facts.norm_epsilon)
         self.mlp = FeedForward(facts, build)
 
-    def forward(self, x: Tensor, cache: Cache, layer: int, turns: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache, layer: int, turns: Any) -> Tensor:
         qkv = self.build.rotate(self.facts, self.self_attn.wqkv_pack(self.input_layernorm(x)), turns)
         x = self.self_attn.o_proj(cache.attend(qkv, layer), x)
         return self.mlp.c_proj(self.mlp.c_fc(self.post_attention_layernorm(x)), x)
@@ -57,7 +57,7 @@ class Model(CausalModel):
     def __init__(self, facts: Architecture, build: Layers) -> None:
         self.facts, self.build = facts, build
         self.model = Body(facts, build)
-        self.lm_head = build.linear(facts.hidden_size, facts.vocab_size)
+        self.lm_head = build.head(facts.hidden_size, facts.vocab_size)
 
     def hidden(self, ids: Tensor, cache: Cache) -> Tensor:
         x, turns = self.model.embed_tokens.rows(ids), self.build.turns(self.facts, cache.positions)

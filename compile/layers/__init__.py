@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
+from compile.schemes import Scheme
 from toolchain.contracts.architectures.facts import Architecture
 
 Finish = Literal["", "bias", "bias_gelu", "bias_residual", "residual"]
@@ -32,8 +33,8 @@ class Cache(Protocol):
 class Table(Protocol):
     """An embedding table; where the head is tied to it, it is both."""
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """The rows `ids [M]`, as `[M, features]`."""
+    def rows(self, ids: Tensor, added: Tensor | None = None) -> Tensor:
+        """The rows `ids [M]`, as `[M, features]`, `added` to them if given."""
         ...
 
     def logits(self, x: Tensor) -> Tensor:
@@ -44,8 +45,20 @@ class Table(Protocol):
 class Layers(Protocol):
     """What a device offers. `finish` is what follows a product: a bias, then GELU in its tanh form or a residual."""
 
+    @property
+    def scheme(self) -> Scheme: ...
+
+    @property
+    def dtype(self) -> str:
+        """That of activations."""
+        ...
+
     def linear(self, inputs: int, outputs: int, finish: Finish = "") -> Any:
         """A module called with `x [M, inputs]`, and with the residual `[M, outputs]` if it finishes with one."""
+        ...
+
+    def head(self, inputs: int, outputs: int) -> Any:
+        """A linear module that gives logits, in float32 whatever the activations' dtype."""
         ...
 
     def table(self, entries: int, features: int) -> Any: ...
@@ -54,17 +67,19 @@ class Layers(Protocol):
 
     def rms_norm(self, features: int, epsilon: float) -> Any: ...
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor: ...
-
     def gated(self, x: Tensor) -> Tensor:
         """silu(gate) · up of `[M, 2K]`, as `[M, K]`."""
         ...
 
-    def turns(self, facts: Architecture, positions: Tensor) -> Tensor:
-        """What `rotate` turns by at `positions`, made once for all layers."""
+    def take_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The rows `rows [B]` int32 of `x [M, K]`, as `[B, K]`."""
         ...
 
-    def rotate(self, facts: Architecture, qkv: Tensor, turns: Tensor) -> Tensor:
+    def turns(self, facts: Architecture, positions: Tensor) -> Any:
+        """What `rotate` needs at `positions`, made once for all layers."""
+        ...
+
+    def rotate(self, facts: Architecture, qkv: Tensor, turns: Any) -> Tensor:
         """`qkv` with queries and keys at their rotary positions."""
         ...
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tvm import relax
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
-from compile.kernels.cpu import attention, embedding, float_matmul, quantized_matmul, rope, rows
+from compile.kernels.cpu import embedding, float_matmul, quantized_matmul, rope, rows
 from compile.layers import Finish
 from compile.schemes import Scheme
 from toolchain.contracts.architectures.facts import Architecture
@@ -29,6 +28,9 @@ class CpuLayers:
     def linear(self, inputs: int, outputs: int, finish: Finish = "") -> Linear:
         return Linear(self, inputs, outputs, finish)
 
+    def head(self, inputs: int, outputs: int) -> Linear:
+        return Linear(self, inputs, outputs, "")
+
     def table(self, entries: int, features: int) -> Table:
         return Table(self, entries, features)
 
@@ -38,13 +40,22 @@ class CpuLayers:
     def rms_norm(self, features: int, epsilon: float) -> RmsNorm:
         return RmsNorm(self, features, epsilon)
 
+    @property
+    def dtype(self) -> str:
+        return "float32"
+
     def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """`x + y`, both `[M, K]`."""
         return op.tensor_ir_op(rows.add(x.shape[1], self.lanes), f"add_{x.shape[1]}", [x, y], float_rows(*x.shape))
 
     def gated(self, x: Tensor) -> Tensor:
         features = x.shape[1] // 2
         out = float_rows(x.shape[0], features)
         return op.tensor_ir_op(rows.gated(features, self.lanes), f"gated_{features}", [x], out)
+
+    def take_rows(self, x: Tensor, rows_wanted: Tensor) -> Tensor:
+        out = float_rows(rows_wanted.shape[0], x.shape[1])
+        return op.tensor_ir_op(rows.take_rows(x.shape[1]), "take_rows", [x, rows_wanted], out)
 
     def turns(self, facts: Architecture, positions: Tensor) -> Tensor:
         frequencies = Tensor.from_const(np.asarray(facts.rope, np.float32))
@@ -113,12 +124,15 @@ class Table(Weights):
     def __init__(self, layers: CpuLayers, entries: int, features: int) -> None:
         super().__init__(layers, entries, features)
 
-    def rows(self, ids: Tensor) -> Tensor:
+    def rows(self, ids: Tensor, added: Tensor | None = None) -> Tensor:
         scheme, out = self.layers.scheme, float_rows(ids.shape[0], self.inputs)
-        if not scheme.quantized:
-            return op.tensor_ir_op(embedding.gather(self.inputs, scheme.dtype), "embed", [ids, self.weight], out)
-        kernel = embedding.gather_quantized(self.inputs, self.layers.lanes, scheme)
-        return op.tensor_ir_op(kernel, f"q{scheme.bits}_embed", [ids, self.q_weight, self.q_scale], out)
+        if scheme.quantized:
+            kernel = embedding.gather_quantized(self.inputs, self.layers.lanes, scheme)
+            found = op.tensor_ir_op(kernel, f"q{scheme.bits}_embed", [ids, self.q_weight, self.q_scale], out)
+        else:
+            kernel = embedding.gather(self.inputs, scheme.dtype)
+            found = op.tensor_ir_op(kernel, "embed", [ids, self.weight], out)
+        return found if added is None else self.layers.add(found, added)
 
     def logits(self, x: Tensor) -> Tensor:
         return self.layers.matmul(x, self)
@@ -143,80 +157,3 @@ class RmsNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kernel = rows.rms_norm(self.features, self.epsilon, self.layers.lanes, self.layers.scheme.dtype)
         return op.tensor_ir_op(kernel, f"rms_norm_{self.features}", [x, self.weight], float_rows(*x.shape))
-
-
-class ExplicitCache:
-    """One sequence's keys and values as two tensors, laid out as `compile/kernels/cpu/attention.py` says."""
-
-    def __init__(
-        self, layers: CpuLayers, facts: Architecture, count: Any, position: Any, keys: Tensor, values: Tensor
-    ) -> None:
-        """A call with `count` tokens, the first of them at `position`."""
-        self.layers, self.facts, self.position, self.keys, self.values = layers, facts, position, keys, values
-        out = Tensor.placeholder([count], "int32")
-        # A kernel takes its shape arguments before its outputs.
-        self.positions = op.tensor_ir_op(rope.positions(), "token_positions", [relax.ShapeExpr([position])], out)
-
-    def attend(self, qkv: Tensor, layer: int) -> Tensor:
-        facts, layers = self.facts, self.layers
-        shape = (facts.heads, facts.kv_heads, facts.head_size, layers.lanes, layers.scheme.dtype)
-        where = relax.ShapeExpr([layer, self.position])
-        self.keys, self.values = op.tensor_ir_inplace_op(
-            attention.append(*shape),
-            "kv_append",
-            [qkv, self.keys, self.values, where],
-            [1, 2],
-            [Tensor.placeholder(cache.shape, cache.dtype) for cache in (self.keys, self.values)],
-        )
-        kernel = attention.attention(*shape, facts.window, one_row=qkv.shape[0] == 1)
-        out = float_rows(qkv.shape[0], facts.query_size)
-        return op.tensor_ir_op(kernel, "causal_attention", [qkv, self.keys, self.values, where], out)
-
-
-def cache_shapes(layers: CpuLayers, facts: Architecture, blocks: Any) -> tuple[list[Any], list[Any]]:
-    """The shapes of the keys and of the values of all layers, for `blocks` blocks of L tokens."""
-    heads, size, lanes = facts.kv_heads, facts.head_size, layers.lanes
-    return [facts.layers, heads, blocks, size, lanes], [facts.layers, heads, blocks, lanes, size]
-
-
-def functions(model: Any, layers: CpuLayers, facts: Architecture) -> nn.spec.ModuleSpec:
-    """`prefill`, `decode` and `score` of one sequence: ids `[M]`, the position of the first, and the cache.
-
-    `prefill` gives the logits `[1, V]` after the last of M tokens, `decode` those after its one, `score` those after
-    each, `[M, V]`, for evaluation and for checking a draft.
-    """
-
-    def run(ids: Tensor, position: Any, keys: Tensor, values: Tensor, every_row: bool) -> Tensor:
-        x = model.hidden(ids, ExplicitCache(layers, facts, ids.shape[0], position, keys, values))
-        return model.logits(x if every_row else last_row(x))
-
-    def prefill(ids: Tensor, position: Any, keys: Tensor, values: Tensor) -> Tensor:
-        return run(ids, position, keys, values, every_row=False)
-
-    def decode(ids: Tensor, position: Any, keys: Tensor, values: Tensor) -> Tensor:
-        return run(ids, position, keys, values, every_row=True)
-
-    keys, values = cache_shapes(layers, facts, "blocks")
-    dtype, names = layers.scheme.dtype, ["ids", "position", "keys", "values"]
-    counts = {"prefill": (prefill, "count"), "decode": (decode, 1), "score": (decode, "count")}
-    specs = [
-        nn.spec.MethodSpec(
-            method,
-            names,
-            [
-                nn.spec.Tensor([count], "int32"),
-                nn.spec.Int(),
-                nn.spec.Tensor(keys, dtype),
-                nn.spec.Tensor(values, dtype),
-            ],
-            param_mode="packed",
-            effect_mode="none",
-        )
-        for method, count in counts.values()
-    ]
-    return nn.spec.ModuleSpec(model, list(counts), specs)
-
-
-def last_row(x: Tensor) -> Tensor:
-    """The last of the rows `[M, features]`, as `[1, features]`."""
-    return op.tensor_ir_op(rows.last_row(x.shape[1]), "take_last_row", [x], float_rows(1, x.shape[1]))

@@ -15,7 +15,7 @@ from toolchain.contracts.progress import Silent
 from toolchain.contracts.targets import parse_target
 
 CheckpointOf = Callable[[str], Path]
-RunnerOf = Callable[[str, str], object]
+RunnerOf = Callable[..., object]
 
 
 @pytest.fixture(scope="session")
@@ -44,19 +44,22 @@ def runner_of(checkpoint_of: CheckpointOf, tmp_path_factory: pytest.TempPathFact
     """The compiled model of a variant in a scheme, loaded with its converted weights."""
     from compile import library, library_cache, weights
     from compile.schemes import parse_scheme
-    from serve.engine.tvm_runner import TvmRunner
+    from serve.engine.loading import load
 
-    made: dict[tuple[str, str], object] = {}
+    made: dict[tuple[str, str, bool], object] = {}
 
-    def make(variant: str, name: str) -> object:
-        if (variant, name) not in made:
+    def make(variant: str, name: str, pages: bool = False) -> object:
+        if (variant, name, pages) not in made:
             folder, source = tmp_path_factory.mktemp(name), checkpoint_of(variant)
             facts, scheme = architectures.read(source), parse_scheme(name)
             weights.convert(source, facts, scheme, folder, Silent())
             target = parse_target("cpu")
             build = partial(library.build, facts, scheme, STARCODER, target)
-            library_cache.fetch(facts, scheme, STARCODER, target, folder / "model.a", build)
-            made[variant, name] = TvmRunner(folder / "model.a", folder)
-        return made[variant, name]
+            if pages:
+                build(folder / "model.a", pages=True)
+            else:
+                library_cache.fetch(facts, scheme, STARCODER, target, folder / "model.a", build)
+            made[variant, name, pages] = load(folder / "model.a", folder)
+        return made[variant, name, pages]
 
     return make

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.compile
 def test_matmul_equals_numpy(outputs: int, inputs: int, count: int, lanes: int) -> None:
     import tvm
 
+    from compile.devices import description
     from compile.kernels.cpu import quantized_matmul
-    from compile.library import description
 
     target = tvm.target.Target(description(parse_target("cpu")))
 

@@ -62,10 +62,10 @@ def test_serves_the_best_library_that_this_machine_can_run(bundle: Path) -> None
 
 
 def test_older_levels_compute_the_same(bundle: Path) -> None:
-    from serve.engine.tvm_runner import TvmRunner
+    from serve.engine.loading import load
 
     opened = open_bundle(bundle)
-    logits = [TvmRunner(path, opened.params).forward([1, 2, 3], 0) for _, path in opened.libraries]
+    logits = [load(path, opened.params).forward([1, 2, 3], 0) for _, path in opened.libraries]
     assert len(logits) > 1
     for others in logits[1:]:
         assert abs(others - logits[0]).max() < 1e-4 * abs(logits[0]).max()
@@ -94,10 +94,10 @@ print(load_runner(open_bundle(Path({str(tmp_path / "bundle")!r})), Silent()).for
 
 
 def test_says_what_it_is(bundle: Path) -> None:
-    from serve.engine.tvm_runner import TvmRunner
+    from serve.engine.loading import load
 
     opened = open_bundle(bundle)
-    told = TvmRunner(opened.libraries[0][1], opened.params).metadata
+    told = load(opened.libraries[0][1], opened.params).library.metadata
     facts = manifest.read(bundle).facts
     assert (told["model_type"], told["quantization"], told["target"]) == (
         "gpt_bigcode",
@@ -111,23 +111,23 @@ def test_says_what_it_is(bundle: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x86-64-v4-linux", "arm64-linux", "arm64-macos"])
 def test_a_library_for_another_processor_never_runs(name: str, bundle: Path) -> None:
-    from serve.engine.tvm_runner import TvmRunner
+    from serve.engine.loading import load
     from toolchain.contracts.targets import unfit
 
     if not unfit(parse_target(name)):
         pytest.skip(f"this machine runs {name}")
     with pytest.raises(ArtifactError, match=r"lacks|cannot be loaded|it is for"):
-        TvmRunner(bundle / manifest.read(bundle).facts["targets"][name], bundle / "params")
+        load(bundle / manifest.read(bundle).facts["targets"][name], bundle / "params")
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, 200_000])
 def test_a_truncated_library(size: int, bundle: Path, tmp_path: Path) -> None:
-    from serve.engine.tvm_runner import TvmRunner
+    from serve.engine.loading import load
 
     library = open_bundle(bundle).libraries[0][1]
     (tmp_path / "short.a").write_bytes(library.read_bytes()[:size])
     with pytest.raises(ArtifactError, match="cannot be loaded"):
-        TvmRunner(tmp_path / "short.a", bundle / "params")
+        load(tmp_path / "short.a", bundle / "params")
 
 
 def test_the_key_of_a_library_covers_its_shape_and_not_the_model(checkpoint: Path) -> None:

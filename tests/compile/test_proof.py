@@ -120,7 +120,7 @@ def test_a_library_that_computes_something_else_gives_way_to_the_next(bundle: Pa
     seal_again(bundle)
     told = Told()
     runner = load_runner(open_bundle(bundle), told)
-    assert runner.metadata["target"] == others[0][0].name  # type: ignore[attr-defined]
+    assert runner.library.metadata["target"] == others[0][0].name  # type: ignore[attr-defined]
     assert best.name in told.lines[0]
     assert "something else than its model" in told.lines[0]
 

@@ -153,6 +153,23 @@ def finish(K: int, what: str, lanes: int, dtype: str) -> Any:
     return finish_rows
 
 
+def take_rows(K: int) -> Any:
+    """Rows `rows [B]` int32 of `x [M, K]`, as `[B, K]`: only the last token of each prompt needs logits."""
+
+    @T.prim_func(s_tir=True, private=True)
+    def take_rows_of(x: T.handle, rows: T.handle, out: T.handle):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        M, B = T.int64(), T.int64()
+        X = T.match_buffer(x, (M, K), "float32")
+        I = T.match_buffer(rows, (B,), "int32")
+        O = T.match_buffer(out, (B, K), "float32")
+        for b in T.parallel(B):
+            for k in T.serial(K):
+                O[b, k] = X[T.Cast("int64", I[b]), k]
+
+    return take_rows_of
+
+
 def last_row(K: int) -> Any:
     """`x [M, K]` to its last row `[1, K]`: only the last token of a prompt needs logits."""
 
