@@ -16,13 +16,15 @@ from serve.bundle import load_runner, open_bundle
 from serve.completer import Completer
 from serve.engine.engine import Engine
 from serve.settings import ServeSettings
-from toolchain.contracts.errors import MissingExtra, PortBusy, SettingsError
+from toolchain.contracts import extras
+from toolchain.contracts.errors import PortBusy, SettingsError
 from toolchain.contracts.progress import Progress
 
 if TYPE_CHECKING:
     import uvicorn
 
 DRAIN_SECONDS = 10
+LIBRARIES = ("starlette", "uvicorn")
 
 
 def run(folder: Path, settings: ServeSettings, progress: Progress) -> None:
@@ -30,12 +32,11 @@ def run(folder: Path, settings: ServeSettings, progress: Progress) -> None:
 
     Raises PortBusy, ArtifactError or MissingExtra before anything is served.
     """
-    try:
-        import uvicorn
+    extras.need(*LIBRARIES)
+    import uvicorn
 
-        from serve.app import Server
-    except ImportError as error:
-        raise MissingExtra(f"{error.name} is not installed", "Run: pip install 'fimble[serve]'") from None
+    from serve.app import Server
+
     with _listen(settings) as listener:
         bundle = open_bundle(folder)
         url = address(settings.host, listener.getsockname()[1])
@@ -54,6 +55,12 @@ def run(folder: Path, settings: ServeSettings, progress: Progress) -> None:
         server.capture_signals = lambda: _stopping(server)  # type: ignore[method-assign]
         server.run(sockets=[listener])
         progress.say("stopped")
+
+
+def check(settings: ServeSettings) -> None:
+    """Raise what would keep `run` from serving at this address, long before there is a bundle to serve."""
+    extras.need(*LIBRARIES)
+    _listen(settings).close()
 
 
 def address(host: str, port: int) -> str:

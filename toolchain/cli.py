@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from toolchain.contracts.errors import FimbleError, Interrupted, MissingExtra, StageError
+from toolchain.contracts.errors import FimbleError, Interrupted, StageError
 
 FULL = "Free some space there and run again."
 TAKEN = "A part of that path is a file: choose another."
@@ -57,7 +57,9 @@ def _run() -> FimbleError | None:
     except typer.Abort:
         return Interrupted()
     except ModuleNotFoundError as error:
-        return _missing(error)
+        from toolchain.contracts.extras import missing
+
+        return missing((error.name or "a library").partition(".")[0])
     except OSError as error:
         return _refused_by_the_system(error)
     except Exception as error:
@@ -84,11 +86,6 @@ def _refused_by_the_system(error: OSError) -> StageError:
     where = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
     reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
     return StageError(f"{what}{where}: {reason}", NEXT_STEPS.get(error.errno or 0, ""))
-
-
-def _missing(error: ModuleNotFoundError) -> MissingExtra:
-    name = (error.name or "a library").partition(".")[0]
-    return MissingExtra(f"the library {name} is not installed", "Run: pip install 'fimble[all]'")
 
 
 if __name__ == "__main__":

@@ -48,19 +48,20 @@ def up_command(
     **flags: Any,
 ) -> None:
     """The whole road: collect, train, merge, compile and serve, doing again only what is not current."""
+    from serve import server
     from toolchain.console import console
     from toolchain.pipeline import current_bundle, report, up
 
     tables = _tables()
     serving = choose(ServeSettings, "serve", tables, flags)
+    if serve:
+        server.check(serving)
     with console() as progress:
         steps = up(sources, out, tables, {"base": base, **flags}, progress)
         bundle = current_bundle(out)
         _print(as_json, {"bundle": str(bundle), "stages": report(steps)}, [f"bundle: {bundle}"])
         if serve:
-            from serve.server import run
-
-            run(bundle, serving, progress)
+            server.run(bundle, serving, progress)
 
 
 @app.command("collect")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.contracts import manifest
+from toolchain.contracts import extras, manifest, tvm_package
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.manifest import Manifest, Parent
 from toolchain.contracts.progress import Progress
@@ -23,11 +23,13 @@ from toolchain.contracts.settings import choose
 from toolchain.contracts.stage import Plan, execute, is_current
 
 if TYPE_CHECKING:
+    from compile.settings import CompileSettings
     from train.bases import Base
     from train.settings import TrainSettings
 
 KEY_CHARACTERS = 16
 LOCK = "lock"
+LIBRARIES = ("datasets", "peft", "safetensors", "torch", "transformers")
 CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# What fimble up made; see https://bford.info/cachedir/\n"
 
 
@@ -98,8 +100,9 @@ def up(
 ) -> list[Step]:
     """Bring the bundle in the workspace `root` up to date with the sources, and name it `current`.
 
-    `tables` are those of `fimble.toml`; `flags` go to whichever settings have a field of that name.
-    Raises ArtifactError when another process is at work in the same workspace.
+    `tables` are those of `fimble.toml`; `flags` go to whichever settings have a field of that name. Whatever can be
+    known to be wrong is refused before the first stage, by the same errors as in the stages. Raises ArtifactError when
+    another process is at work in the same workspace.
     """
     from compile.bundle import plan_compile
     from compile.settings import CompileSettings
@@ -115,15 +118,17 @@ def up(
     defaults = FOR_SCRATCH if choice.base == "scratch" else {}
     train = choose(TrainSettings, "train", {"train": {**defaults, **tables.get("train", {})}}, flags)
     build = choose(CompileSettings, "compile", tables, flags)
+    extras.need(*LIBRARIES)
+    tvm_package.find()
     root.mkdir(parents=True, exist_ok=True)
     workspace, cache = Workspace(root, progress, []), root / "cache"
     with manifest.locked(root / LOCK, f"another fimble process is at work in {root}"):
         _mark(root)
-        dataset = workspace.run("collect", lambda: plan_collect(sources, collect, cache)).folder
-        if choice.base == "scratch":
+        collecting = plan_collect(sources, collect, cache)
+        base = _existing_base(choice.base, train, build, cache)
+        dataset = workspace.run("collect", lambda: collecting).folder
+        if base is None:
             base = open_base(str(workspace.run("base", lambda: plan_scratch(dataset, scratch)).folder), cache)
-        else:
-            base = open_base(choice.base, cache)
         tuned = _fine_tune(workspace, dataset, base, train)
         parent = Parent(kind="checkpoint", digest=tuned.manifest.digest)
         bundle = workspace.run("compile", lambda: plan_compile(tuned.folder, parent, build))
@@ -146,6 +151,21 @@ def _mark(root: Path) -> None:
     if {path.name for path in root.iterdir()} <= {LOCK, "CACHEDIR.TAG"}:
         (root / "CACHEDIR.TAG").write_text(CACHE_TAG, encoding="utf-8")
         (root / ".gitignore").write_text("*\n", encoding="utf-8")
+
+
+def _existing_base(name: str, train: TrainSettings, build: CompileSettings, cache: Path) -> Base | None:
+    """The base called `name`, after a look at what training and compiling would refuse; None for one still to grow."""
+    from compile.bundle import plan_compile
+    from train.bases import open_base
+    from train.scratch import LINEAR_LAYERS, NAME
+
+    if name == NAME:
+        train.check_layers(LINEAR_LAYERS, name)
+        return None
+    base = open_base(name, cache)
+    train.check_layers(base.linear_layers, base.name)
+    plan_compile(base.folder, base.parent, build)  # what is made of the base has its shape and its tokenizer
+    return base
 
 
 def _fine_tune(workspace: Workspace, dataset: Path, base: Base, settings: TrainSettings) -> Step:

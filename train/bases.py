@@ -31,6 +31,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+EMBEDDINGS = ("wte", "wpe", "embed_tokens")
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -47,6 +48,13 @@ class Base:
     @property
     def parent(self) -> Parent:
         return Parent(kind="checkpoint", digest=self.digest, role="base")
+
+    @property
+    def linear_layers(self) -> set[str]:
+        """The names of the layers that multiply by a matrix, without the path to them."""
+        matrices = {name for name, weight in weight_files.read_headers(self.folder).items() if len(weight.shape) == 2}
+        names = {name.removesuffix(".weight").rpartition(".")[2] for name in matrices}
+        return names - {*EMBEDDINGS, *(("lm_head",) if self.facts.tied_head else ())}
 
 
 def open_base(name: str, cache: Path) -> Base:

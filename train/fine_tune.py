@@ -36,11 +36,13 @@ class Job:
 
 
 def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
-    """Fine-tune `base` on `dataset`. Raises ArtifactError when `dataset` is not a dataset.
+    """Fine-tune `base` on `dataset`.
 
-    The adapter is in PEFT's layout; a checkpoint has the dtype of the base.
+    The adapter is in PEFT's layout; a checkpoint has the dtype of the base. Raises ArtifactError when `dataset` is not
+    a dataset, and SettingsError for layers that the base does not have.
     """
     parents = (Parent(kind="dataset", digest=manifest.read(dataset, "dataset").digest, role="dataset"), base.parent)
+    settings.check_layers(base.linear_layers, base.name)
     kind: Kind = "adapter" if settings.method == "lora" else "checkpoint"
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from toolchain.contracts import weight_files
-from toolchain.contracts.errors import ArtifactError, SettingsError
+from toolchain.contracts.errors import ArtifactError
 from train.bases import TOKENIZER_FILES
 from train.settings import Dtype, TrainSettings
 
@@ -76,13 +76,6 @@ def with_adapter(model: Any, settings: TrainSettings, targets: Sequence[str], ba
     from peft import LoraConfig, get_peft_model
 
     matched = adapted_layers(model, targets)
-    unmatched = [name for name in settings.lora_target if not matched[name]]
-    if unmatched or not matched.total():
-        known = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise SettingsError(
-            f"--lora-target: no layer of {base_name} is called {', '.join(unmatched or targets)}",
-            f"It has: {', '.join(known)}.",
-        )
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.lora_rank,

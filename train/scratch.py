@@ -22,6 +22,7 @@ from train.settings import ScratchSettings
 RECIPE = 1
 NAME = "scratch"
 HEAD_SIZE = 64
+LINEAR_LAYERS = ("c_attn", "c_fc", "c_proj")
 TOKENIZER_CHARACTERS = 20_000_000
 """Text enough for a small vocabulary; more would only take time."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,6 +110,14 @@ class TrainSettings:
         check("--learning-rate", rate, rate is None or rate > 0, "a number above 0")
         if self.method == "full" and self.lora_target:
             raise SettingsError("--lora-target has no effect with --method full", "Leave it out, or use lora.")
+
+    def check_layers(self, layers: Collection[str], base: str) -> None:
+        """Raise SettingsError unless the linear `layers` of the base are called as `lora_target` says."""
+        if unknown := [name for name in self.lora_target if name not in layers]:
+            raise SettingsError(
+                f"--lora-target: no layer of {base} is called {', '.join(unknown)}",
+                f"It has: {', '.join(sorted(layers))}.",
+            )
 
     @property
     def peak_learning_rate(self) -> float:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.toolchain.conftest import Fimble
-from tests.train.tiny import Lines
+from tests.train.tiny import Lines, write_base
 from toolchain.contracts import manifest
-from toolchain.contracts.errors import ArtifactError, UserError
+from toolchain.contracts.errors import ArtifactError, MissingExtra, UserError
 from toolchain.contracts.manifest import Draft
 from toolchain.contracts.progress import Progress, Silent
 from toolchain.contracts.stage import Plan
@@ -20,10 +24,66 @@ from toolchain.pipeline import Workspace, up
 pytestmark = [pytest.mark.train, pytest.mark.compile]
 
 
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr("train.scratch.plan_scratch", stop)
+
+
 def collect_only(source: Path, root: Path) -> None:
-    """`up` as far as a base that does not exist."""
-    with pytest.raises(UserError, match="neither a folder nor a hub id"):
-        up([str(source)], root, {}, {"base": "./nowhere"}, Silent())
+    """`up` as far as its first training."""
+    with pytest.raises(Stop):
+        up([str(source)], root, {}, {}, Silent())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"base": "./nowhere"}, "neither a folder nor a hub id"),
+        ({"base": "BASE", "lora_target": ["c_attn", "wte"]}, "no layer of base is called wte"),
+        ({"base": "BASE", "target": ["nope"]}, "unknown target 'nope'"),
+        ({"base": "WIDE"}, "a head size of 12 is not supported"),
+        ({"lora_target": ["nope"]}, "no layer of scratch is called nope"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_refused_before_the_first(
+    tmp_path: Path, flags: dict[str, Any], message: str
+) -> None:
+    if flags.get("base") == "BASE":
+        flags = flags | {"base": str(write_base(tmp_path / "base"))}
+    if flags.get("base") == "WIDE":
+        folder = write_base(tmp_path / "wide")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # Sizes that training would take, and no kernel.
+        (folder / "config.json").write_text(json.dumps(config | {"n_embd": 96, "n_head": 8}), encoding="utf-8")
+        flags = {"base": str(folder)}
+    for name in ("one", "two", "three"):
+        (tmp_path / f"{name}.py").write_text(f"{name} = 1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        up([str(tmp_path)], tmp_path / "work", {}, flags, Silent())
+    assert not (tmp_path / "work" / "dataset").exists()
+
+
+def test_a_port_that_is_taken_is_told_before_the_first_stage(fimble: Fimble, tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("one = 1\n", encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        fimble("up", tmp_path, "--out", "work", "--port", port).refused(f"port {port} on 127.0.0.1 is in use")
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_library_that_a_later_stage_needs_is_asked_for_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtra, match=r"the library peft is not installed. Run: pip install '.*\[all\]'"):
+        up([str(tmp_path)], tmp_path / "work", {}, {}, Silent())
 
 
 def test_a_workspace_within_a_plain_folder_is_not_collected(tmp_path: Path) -> None:
