@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compile.generation import values
 from compile.quantization import GROUP
 from compile.schemes import parse_scheme
 from compile.settings import CompileSettings
@@ -41,7 +43,9 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     spec = _fim_spec(checkpoint, tokenizer)
     ids = fim.resolve(spec, tokenizer.token_to_id)
     context = min(settings.context_size or facts.context_size, facts.context_size)
-    targets = {target.name: target for target in map(parse_target, settings.target)}
+    targets = {target.name: target for target in _targets(settings)}
+    if facts.window and any(target.device != "cpu" for target in targets.values()):
+        context = min(context, facts.window)  # all that the paged cache of GPUs can do
     for target in targets.values():
         _refuse_unfit(facts, target)
     tvm = tvm_package.find()
@@ -51,20 +55,25 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
 
         params = draft.path / "params"
         params.mkdir()
-        weights.convert(checkpoint, facts, scheme, params, progress)
-        content = chat_config.make(facts, scheme, context, checkpoint, spec.end_of_text, ids.end_of_text)
+        libraries = {
+            name: f"{settings.name}-{scheme.name}-{name}.{target.extension}" for name, target in targets.items()
+        }
+        # What can fail soon comes first; the weights, which take longest, are kept in `work` until they are whole.
+        for name, target in targets.items():
+            progress.start(f"library for {name}")
+            build = partial(library.build, facts, scheme, spec, target)
+            library_cache.fetch(facts, scheme, spec, target, draft.path / libraries[name], build)
+            progress.finish()
+        weights.convert(checkpoint, facts, scheme, params, progress, work / "weights")
+        content = chat_config.make(
+            facts, scheme, context, checkpoint, spec.end_of_text, ids.end_of_text, values(settings.set)
+        )
         for name in content["tokenizer_files"]:
             shutil.copyfile(checkpoint / name, params / name)
         chat_config.write(params / "mlc-chat-config.json", content)
         progress.start("reference logits")
         proof.write(draft.path, params, facts, scheme, spec, ids, tokenizer)
         progress.finish()
-        libraries = {name: f"{settings.name}-{scheme.name}-{name}.a" for name in targets}
-        for name, target in targets.items():
-            progress.start(f"library for {name}")
-            build = partial(library.build, facts, scheme, spec, target)
-            library_cache.fetch(facts, scheme, spec, target, draft.path / libraries[name], build)
-            progress.finish()
         draft.facts |= {
             "name": settings.name,
             "scheme": scheme.name,
@@ -85,6 +94,11 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     )
 
 
+def _targets(settings: CompileSettings) -> list[Target]:
+    targets = map(parse_target, settings.target)
+    return [replace(target, archs=settings.arch) if target.device == "cuda" else target for target in targets]
+
+
 def _fim_spec(checkpoint: Path, tokenizer: Tokenizer) -> FimSpec:
     """What the checkpoint of ours says it was trained with; what a stranger's tokenizer lets one tell."""
     if manifest.is_whole(checkpoint):
@@ -99,6 +113,7 @@ def _refuse_unfit(facts: Architecture, target: Target) -> None:
     for name, size, step in (
         ("hidden size", facts.hidden_size, GROUP),
         ("inner size", facts.inner_size, GROUP),
+        ("size of all heads", facts.query_size, GROUP),
         ("head size", facts.head_size, LEVELS[target.level].lanes),
     ):
         if size % step:

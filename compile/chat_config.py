@@ -1,12 +1,12 @@
 """`mlc-chat-config.json`: what MLC's tools read beside the weights, patched to a copilot's values.
 
-Keys and order as mlc_llm writes them today; the copilot's sampling values and generation lengths are those that the
-reference recipe patched into its 2023 file. `mean_gen_len` and `max_gen_len` are extra fields, which MLC ignores.
+Keys and order as mlc_llm writes them today; the values of generation are those of `compile/generation.py`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,17 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
-COPILOT = {"temperature": 0.2, "top_p": 0.95, "repetition_penalty": 1.0, "mean_gen_len": 64, "max_gen_len": 64}
 PREFILL_CHUNK = 128
 
 
 def make(
-    facts: Architecture, scheme: Scheme, context_size: int, checkpoint: Path, end_token: str, end_of_text: int
+    facts: Architecture,
+    scheme: Scheme,
+    context_size: int,
+    checkpoint: Path,
+    end_token: str,
+    end_of_text: int,
+    generation: Mapping[str, float],
 ) -> dict[str, Any]:
     """The file's content. Generation ends at `end_token`, whose id is `end_of_text`."""
     config, family = facts.config, FAMILIES[facts.family]
@@ -51,11 +56,11 @@ def make(
         "tensor_parallel_shards": 1,
         "pipeline_parallel_stages": 1,
         "active_vocab_size": facts.vocab_size,
-        "temperature": COPILOT["temperature"],
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "repetition_penalty": COPILOT["repetition_penalty"],
-        "top_p": COPILOT["top_p"],
+        "temperature": generation["temperature"],
+        "presence_penalty": generation["presence_penalty"],
+        "frequency_penalty": generation["frequency_penalty"],
+        "repetition_penalty": generation["repetition_penalty"],
+        "top_p": generation["top_p"],
         "tokenizer_files": [name for name in TOKENIZER_FILES if (checkpoint / name).is_file()],
         "tokenizer_info": {
             "token_postproc_method": "byte_level",
@@ -67,8 +72,8 @@ def make(
         "bos_token_id": _id(config.get("bos_token_id"), end_of_text),
         "eos_token_id": _id(config.get("eos_token_id"), end_of_text),
         "model_task": "chat",
-        "mean_gen_len": COPILOT["mean_gen_len"],
-        "max_gen_len": COPILOT["max_gen_len"],
+        "mean_gen_len": generation["mean_gen_len"],
+        "max_gen_len": generation["max_gen_len"],
     }
 
 

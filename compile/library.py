@@ -25,6 +25,7 @@ from compile.kernels.cpu import quantized_matmul
 from compile.kernels.gpu.paged_attention import merge_in_order
 from compile.layers.cpu import CpuLayers
 from compile.layers.gpu import GpuLayers
+from compile.quantization import quantized_shapes
 from compile.schemes import Scheme
 from toolchain.contracts import object_archive, tvm_package
 from toolchain.contracts.architectures.facts import Architecture
@@ -112,9 +113,8 @@ def _describe_parameter(
     stem, _, ending = name.rpartition(".")
     shape = packed
     if ending in ("q_weight", "q_scale"):
-        outputs, inputs = stored[f"{stem}.weight"]
-        groups = -(-inputs // quantized_matmul.GROUP)
-        shape = [outputs, groups * (scheme.bits or 0) if ending == "q_weight" else groups]
+        words, scales = quantized_shapes(stored[f"{stem}.weight"], scheme.bits or 0)
+        shape = list(words if ending == "q_weight" else scales)
     packer = None if shape == packed else f"pack_{ending}_{'_'.join(map(str, shape))}"
     return {"name": name, "shape": shape, "dtype": str(parameter.dtype), "packer": packer, "packed_shape": packed}
 

@@ -23,7 +23,16 @@ from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.targets import Target
 
-SOURCES = ("library.py", "schemes.py", "architectures/**/*.py", "layers/**/*.py", "kernels/**/*.py")
+SOURCES = (
+    "library.py",
+    "devices.py",
+    "linker.py",
+    "schemes.py",
+    "caches/**/*.py",
+    "architectures/**/*.py",
+    "layers/**/*.py",
+    "kernels/**/*.py",
+)
 
 
 def fetch(
@@ -31,11 +40,12 @@ def fetch(
 ) -> None:
     """Put the library at `out`: a copy of the one that is kept, or what `build(path)` writes, which is then kept."""
     folder = cache_folder("libraries")
-    kept = folder / f"{key(facts, scheme, spec, target)}.a"
+    kept = folder / f"{key(facts, scheme, spec, target)}.{target.extension}"
     if not _usable(kept):
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            build(Path(work) / "library.a")
-            os.replace(Path(work) / "library.a", kept)
+            built = Path(work) / f"library.{target.extension}"
+            build(built)
+            os.replace(built, kept)
     shutil.copyfile(kept, out)
 
 
@@ -47,6 +57,8 @@ def key(facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target) -> s
 
 
 def _usable(path: Path) -> bool:
+    if path.suffix != ".a":
+        return path.is_file()
     try:
         return bool(object_archive.read(path))
     except ArtifactError:

@@ -13,6 +13,7 @@ from compile.settings import CompileSettings
 from serve.bundle import load_runner, open_bundle
 from serve.completer import Completer
 from serve.engine.engine import Engine
+from serve.engine.loading import load
 from serve.requests import CompletionRequest
 from toolchain.contracts import manifest
 from toolchain.contracts.cache_folder import VARIABLE
@@ -70,7 +71,7 @@ def test_library_with_other_weights_is_refused(bundle: Path, tmp_path: Path) -> 
     index = copy / "params" / "tensor-cache.json"
     index.write_text(index.read_text(encoding="utf-8").replace("transformer.ln_f.bias", "other"), encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"does not know|lacks"):
-        load_runner(open_bundle(copy), Silent())
+        load(open_bundle(bundle).libraries[0][1], copy / "params")
 
 
 def damaged(checkpoint: Path, tmp_path: Path, **changes: object) -> Path:

@@ -31,11 +31,15 @@ HOSTS = {"linux": "x86-64-v2", "windows": "x86-64-v2", "macos": "arm64"}
 
 @dataclass(frozen=True)
 class Target:
-    """A device under an operating system; `level` is that of the processor, for a GPU of the one that drives it."""
+    """A device under an operating system; `level` is that of the processor, for a GPU of the one that drives it.
+
+    `archs` are the GPU architectures that a CUDA library holds code for.
+    """
 
     device: Device
     level: str
     system: System
+    archs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
