@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +27,13 @@ DRAIN_SECONDS = 10
 LIBRARIES = ("starlette", "uvicorn")
 
 
-def run(folder: Path, settings: ServeSettings, progress: Progress) -> None:
+def run(
+    folder: Path, settings: ServeSettings, progress: Progress, ready: Callable[[str], None] = lambda url: None
+) -> None:
     """Serve the bundle at `folder` until SIGINT or SIGTERM, and return; requests in progress are finished first.
 
-    Raises PortBusy, ArtifactError or MissingExtra before anything is served.
+    `ready` is called with the server's address once requests are taken. Raises PortBusy, ArtifactError or MissingExtra
+    before anything is served.
     """
     extras.need(*LIBRARIES)
     import uvicorn
@@ -42,6 +45,7 @@ def run(folder: Path, settings: ServeSettings, progress: Progress) -> None:
         url = address(settings.host, listener.getsockname()[1])
         completer = Completer(bundle, Engine(load_runner(bundle, progress), bundle.prefill_chunk))
         progress.say(f"serving {bundle.name} at {url}")
+        ready(url)
         config = uvicorn.Config(
             Server(completer, settings).app(),
             log_level="warning",

@@ -1,17 +1,19 @@
 """The entry point of `fimble`: whatever ends a command early becomes one line and an exit code.
 
-Exit codes: 0 success, 1 failure, 2 the user's input, 130 interrupted. Libraries are imported inside of `main`, so that
-an interruption meanwhile is told like any other.
+With `--json` it becomes an object too. Exit codes: 0 success, 1 failure, 2 the user's input, 130 interrupted. Libraries
+are imported inside of `main`, so that an interruption meanwhile is told like any other.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
+from typing import Any
 
-from toolchain.contracts.errors import FimbleError, Interrupted, StageError
+from toolchain.contracts.errors import FimbleError, Interrupted, StageError, UserError
 
 FULL = "Free some space there and run again."
 TAKEN = "A part of that path is a file: choose another."
@@ -29,15 +31,27 @@ NEXT_STEPS = {
 
 def main() -> None:
     """Run the command that the user typed."""
+    failure: FimbleError | None
     try:
         failure = _run()
     except KeyboardInterrupt:
         failure = Interrupted()
+    except Exception as error:
+        _tell_in_json(StageError(f"{type(error).__name__}: {error}", "Please report this, with its traceback."))
+        raise
     # Another Ctrl-C must cut short neither the line nor the end of the process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if failure:
         print(f"error: {failure}", file=sys.stderr)
+        _tell_in_json(failure)
         sys.exit(failure.exit_code)
+
+
+def _tell_in_json(failure: FimbleError) -> None:
+    """The last line of standard output for those who asked for an object."""
+    if "--json" in sys.argv:
+        told = {"error": failure.message, "next_step": failure.next_step, "exit_code": failure.exit_code}
+        print(json.dumps(told), flush=True)
 
 
 def _run() -> FimbleError | None:
@@ -51,7 +65,7 @@ def _run() -> FimbleError | None:
     # Libraries tell their own developers here what the user can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name="fimble", standalone_mode=False)
     except FimbleError as error:
         return error
     except typer.Abort:
@@ -65,11 +79,9 @@ def _run() -> FimbleError | None:
     except Exception as error:
         if os.strerror(errno.ENOSPC) in str(error):  # safetensors and torch have errors of their own for it
             return StageError(f"cannot write: {os.strerror(errno.ENOSPC)}", FULL)
-        # Typer's own usage errors carry their code and know how to show themselves.
-        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
-            raise
-        error.show()
-        sys.exit(error.exit_code)
+        if hasattr(error, "format_message"):
+            return _not_understood(error)
+        raise
     # Typer takes an interruption for itself, and gives a code in place of the command's result.
     return Interrupted() if code == Interrupted.exit_code else None
 
@@ -78,6 +90,13 @@ def _keep_out_the_working_folder() -> None:
     """The user's folder may hold a `tokenizers.py` or a `train.py`: it is no place to import from, nor for children."""
     sys.path[:] = [entry for entry in sys.path if entry not in ("", ".")]
     os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def _not_understood(error: Any) -> UserError:
+    """An error of typer's own: the command line holds what no command takes."""
+    message = " ".join(error.format_message().split()).rstrip(".?")
+    path = error.ctx.command_path if getattr(error, "ctx", None) else "fimble"
+    return UserError(f"{message[:1].lower()}{message[1:]}", f"See {path} --help.")
 
 
 def _refused_by_the_system(error: OSError) -> StageError:

@@ -25,7 +25,6 @@ from train.settings import TrainSettings
 
 app = typer.Typer(
     help="From your repositories to a code copilot that runs on your own machine.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -35,6 +34,23 @@ Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 Sources = Annotated[list[str], typer.Argument(help="Folders, Git repositories or their URLs.")]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle, or the workspace of up.")]
 BaseName = Annotated[str, typer.Option("--base", help="A checkpoint folder or a hub id.")]
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from toolchain.contracts.manifest import tool_version
+
+        print(tool_version())
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="The version of fimble.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command("up")
@@ -49,6 +65,7 @@ def up_command(
 ) -> None:
     """The whole road: collect, train, merge, compile and serve, doing again only what is not current."""
     from serve import server
+    from toolchain import editor
     from toolchain.console import console
     from toolchain.pipeline import current_bundle, report, up
 
@@ -59,9 +76,13 @@ def up_command(
     with console() as progress:
         steps = up(sources, out, tables, {"base": base, **flags}, progress)
         bundle = current_bundle(out)
-        _print(as_json, {"bundle": str(bundle), "stages": report(steps)}, [f"bundle: {bundle}"])
+        facts = {"bundle": str(bundle), "stages": report(steps)}
         if serve:
-            server.run(bundle, serving, progress)
+            server.run(bundle, serving, progress, lambda url: _tell_served(as_json, url, bundle, out, facts))
+        else:
+            settings = editor.settings_for(server.address(serving.host, serving.port), bundle, out)
+            shown = [f"bundle: {bundle}", f"To use it, run: fimble serve {out}", *editor.lines(settings)]
+            _print(as_json, {**facts, "vscode": settings}, shown)
 
 
 @app.command("collect")
@@ -136,15 +157,16 @@ def compile_command(
 
 @app.command("serve")
 @with_options(ServeSettings)
-def serve_command(bundle: BundlePath, **flags: Any) -> None:
+def serve_command(bundle: BundlePath, as_json: Json = False, **flags: Any) -> None:
     """Completions over HTTP, in the protocols that editors speak."""
     from serve.server import run
     from toolchain.console import console
     from toolchain.pipeline import named_artifact
 
     chosen = choose(ServeSettings, "serve", _tables(), flags)
+    folder = named_artifact(bundle)
     with console() as progress:
-        run(named_artifact(bundle), chosen, progress)
+        run(folder, chosen, progress, lambda url: _tell_served(as_json, url, folder, bundle, {}))
 
 
 @app.command("complete")
@@ -211,13 +233,21 @@ def demo_command(
     _print(as_json, report, lines(report))
 
 
+def _tell_served(as_json: bool, url: str, bundle: Path, named: Path, facts: dict[str, Any]) -> None:
+    from toolchain import editor
+
+    settings = editor.settings_for(url, bundle, named)
+    told = {"bundle": str(bundle.resolve()), **facts, "url": url, "vscode": settings}
+    _print(as_json, told, [f"bundle: {bundle}", *editor.lines(settings)])
+
+
 def _execute(plan: Any, out: Path, as_json: bool) -> None:
     from toolchain.console import console
     from toolchain.contracts.stage import execute
 
     with console() as progress:
         made = execute(plan, out, progress)
-    facts = {"folder": str(out), "kind": made.kind, "digest": made.digest, "facts": made.facts}
+    facts = {"folder": str(out.resolve()), "kind": made.kind, "digest": made.digest, "facts": made.facts}
     _print(as_json, facts, [f"{made.kind} {made.digest[:16]} in {out}"])
 
 

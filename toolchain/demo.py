@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import queue
 import re
 import subprocess
 import sys
@@ -18,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from toolchain import editor
 from toolchain.contracts.errors import StageError
+from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.progress import Progress
-from toolchain.editor import vscode_settings
 from toolchain.pipeline import current_bundle, report, up
 
 CURSORS = 4
@@ -35,22 +35,20 @@ def run_demo(
 
     Without sources the running interpreter's standard library is taken.
     """
-    from serve.bundle import open_bundle
-
     begun = time.monotonic()
     steps = up(list(sources) or [sysconfig.get_path("stdlib")], root, tables, {}, progress)
-    bundle = open_bundle(current_bundle(root))
-    with serving(bundle.folder) as url:
-        completions = [_complete(url, place, bundle.spec) for place in held_out_places(steps[0].folder)]
-    tokenizer = root.absolute() / "current" / "params" / "tokenizer.json"
+    bundle = current_bundle(root)
+    spec = FimSpec(**steps[-1].manifest.facts["fim"])
+    with serving(bundle) as url:
+        completions = [_complete(url, place, spec) for place in held_out_places(steps[0].folder)]
     return {
-        "workspace": str(root),
-        "bundle": str(bundle.folder),
+        "workspace": str(root.resolve()),
+        "bundle": str(bundle),
         "stages": report(steps),
         "seconds": round(time.monotonic() - begun, 1),
         "held_out": {step.stage: facts for step in steps if (facts := step.manifest.facts.get("held_out"))},
         "completions": completions,
-        "vscode": vscode_settings("http://127.0.0.1:8000", tokenizer, bundle.spec, bundle.context_size, bundle.name),
+        "vscode": editor.settings_for("http://127.0.0.1:8000", bundle, root),
     }
 
 
@@ -74,9 +72,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     return [
         *shown,
         "",
-        f"To use it in VS Code, run   fimble serve {report['workspace']}",
-        "and paste this into settings.json (extension: huggingface.huggingface-vscode):",
-        json.dumps(report["vscode"], indent=2),
+        f"To use it, run: fimble serve {report['workspace']}",
+        *editor.lines(report["vscode"]),
     ]
 
 
@@ -107,42 +104,30 @@ def _place_in(path: str, content: str) -> dict[str, str] | None:
 
 @contextmanager
 def serving(bundle: Path) -> Iterator[str]:
-    """A `fimble serve` of its own process on a free port, stopped at the end; gives its address."""
+    """A `fimble serve` in a process of its own on a free port, stopped at the end; gives its address."""
     # -P: the working folder is the user's, and no place to import from.
-    command = [sys.executable, "-P", "-m", "toolchain.cli", "serve", str(bundle), "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    said: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_pump, args=(process, said), daemon=True).start()
+    command = [sys.executable, "-P", "-m", "toolchain.cli", "serve", str(bundle), "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
-        yield _address(said)
+        yield _address(process)
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def _pump(process: subprocess.Popen[str], said: queue.Queue[str | None]) -> None:
-    assert process.stderr is not None
-    for line in process.stderr:
-        said.put(line)
-    said.put(None)
+def _address(process: subprocess.Popen[str]) -> str:
+    """The address in the line that a server says when it is ready. Raises StageError when it ends or stays silent."""
+    assert process.stdout is not None
+    patience = threading.Timer(START_SECONDS, process.kill)
+    patience.start()
+    said = json.loads(process.stdout.readline() or "{}")
+    patience.cancel()
+    if "url" not in said:
+        raise StageError(f"the server did not start: {said.get('error', 'it said nothing')}", said.get("next_step", ""))
+    return str(said["url"])
 
 
-def _address(said: queue.Queue[str | None]) -> str:
-    """The address in the server's ready line. Raises StageError when it ends or stays silent instead."""
-    lines: list[str] = []
-    while True:
-        try:
-            line = said.get(timeout=START_SECONDS)
-        except queue.Empty:
-            line = None
-        if line is None:
-            raise StageError(f"the server did not start: {' '.join(lines)[-300:]}")
-        lines.append(line.strip())
-        if found := re.search(r"^serving .* at (http://\S+)", line):
-            return found.group(1)
-
-
-def _complete(url: str, place: Mapping[str, str], spec: Any) -> dict[str, Any]:
+def _complete(url: str, place: Mapping[str, str], spec: FimSpec) -> dict[str, Any]:
     """One request in the form of llm-vscode 0.0.38, beside the truth."""
     prompt = f"{spec.prefix}{place['prefix'][-WINDOW:]}{spec.suffix}{place['suffix'][:WINDOW]}{spec.middle}"
     body = {

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolchain.contracts import manifest
 from toolchain.contracts.fim import FimSpec
 
 COMPLETION_TOKENS = 60
 WINDOW_TOKENS = 1024
 """What the editor sends at most. A processor reads 120 tokens a second or so, and has to for a first completion."""
+
+
+def settings_for(url: str, bundle: Path, named: Path) -> dict[str, Any]:
+    """What to paste into VS Code for the bundle, which the user named as `named`: itself, or its workspace.
+
+    The tokenizer's path goes through the workspace where it can, so that the settings outlive this bundle.
+    """
+    facts = manifest.read(bundle, "bundle").facts
+    below = Path("params") / "tokenizer.json"
+    lasting = named.absolute() / "current" / below
+    tokenizer = lasting if lasting.is_file() else bundle.resolve() / below
+    return vscode_settings(url, tokenizer, FimSpec(**facts["fim"]), int(facts["context_size"]), str(facts["name"]))
+
+
+def lines(settings: Mapping[str, Any]) -> list[str]:
+    """The settings for people, with where they go."""
+    where = "Paste this into VS Code's settings.json (extension: huggingface.huggingface-vscode):"
+    return [where, json.dumps(settings, indent=2)]
 
 
 def vscode_settings(url: str, tokenizer: Path, spec: FimSpec, context_size: int, model: str) -> dict[str, Any]:

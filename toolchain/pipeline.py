@@ -140,7 +140,10 @@ def up(
 
 def report(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """The steps as plain JSON."""
-    return [{"stage": s.stage, "made": s.made, "seconds": round(s.seconds, 1), "folder": str(s.folder)} for s in steps]
+    return [
+        {"stage": s.stage, "made": s.made, "seconds": round(s.seconds, 1), "folder": str(s.folder.resolve())}
+        for s in steps
+    ]
 
 
 def _mark(root: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,8 @@ def undisturbed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     report = up(project, out)
     assert [stage["stage"] for stage in report["stages"]] == ["collect", "base", "train", "merge", "compile"]
     assert all(stage["made"] for stage in report["stages"])
+    assert all(Path(stage["folder"]).is_absolute() for stage in report["stages"])
+    assert report["vscode"]["llm.url"] == "http://127.0.0.1:8000/generate"
     return out
 
 
@@ -97,12 +100,23 @@ def test_a_second_run_finds_everything_current(project: Path, undisturbed: Path)
     assert len(before) == 5
 
 
-def test_the_bundle_completes_and_tells_its_ancestry(project: Path, undisturbed: Path) -> None:
+def test_the_bundle_completes_serves_and_tells_its_ancestry(project: Path, undisturbed: Path) -> None:
     fimble = Path(sys.executable).with_name("fimble")
     prefix = os.fsdecode(b"def f(\xff")  # what a shell passes on need not be text
     line = [str(fimble), "complete", str(undisturbed), "--prefix", prefix, "--suffix", ")", "--json"]
     done = subprocess.run(line, cwd=project, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["generated"] >= 1
+    line = [str(fimble), "serve", str(undisturbed), "--port", "0", "--json"]
+    with subprocess.Popen(line, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        ready = json.loads(server.stdout.readline())
+        with urllib.request.urlopen(f"{ready['url']}/health") as reply:
+            assert reply.status == 200
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+    assert ready["bundle"] == str((undisturbed / "current").resolve())
+    # These settings stay right when the bundle changes.
+    assert ready["vscode"]["llm.tokenizer"] == {"path": str(undisturbed / "current" / "params" / "tokenizer.json")}
     line = [str(fimble), "inspect", str(undisturbed / "current"), "--verify", "--json"]
     done = subprocess.run(line, cwd=project, capture_output=True, text=True, check=True)
     report = json.loads(done.stdout.splitlines()[-1])
