@@ -91,7 +91,14 @@ def compiled(source: str, folder: Path) -> Path:
     name = hashlib.sha256(source.encode()).hexdigest()[:16]
     written, library = folder / f"{name}.cpp", folder / f"{name}.so"
     written.write_text(source, encoding="utf-8")
-    options = ["-std=c++17", "-O1", "-w", "-ffp-contract=off", "-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern"]
+    options = [
+        "-std=c++17",
+        "-O1",
+        "-w",
+        "-ffp-contract=off",
+        "-fno-strict-aliasing",
+        "-ftrivial-auto-var-init=pattern",
+    ]
     line = [*(compiler() or []), *options, f"-I{SHIM}", "-shared", "-fPIC", str(written), "-o", str(library)]
     result = subprocess.run(line, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[:3000]
@@ -121,7 +128,7 @@ class Launch:
 
         tvm_ffi.structural_walk(function.body, [(tirx.AttrStmt, extent), (tirx.AllocBuffer, allocation)])
 
-    def sizes(self, level: str, values: Mapping[str, int]) -> list[int]:
+    def sizes(self, level: str, values: Mapping[str, Any]) -> list[int]:
         """The extents of "blockIdx" or "threadIdx" in x, y and z, for values of the kernel's variables by name."""
         import tvm_ffi
         from tvm import sym, tirx
@@ -177,37 +184,43 @@ class Emulator:
             f"{{ return blocks::run(call_{name}, a, grid, size, falling); }}\n"
         )
 
-    def __call__(self, name: str, *arrays: np.ndarray) -> None:
-        """Run the kernel twice on these arrays, in the order of its parameters, and keep what it wrote to them."""
-        values: dict[str, int] = {}
-        names = []
-        for parameter, array in zip(self.functions[name].params, arrays, strict=True):
-            names.append(f"{parameter.name}_ptr")
-            assert str(parameter.ty.dtype) == str(array.dtype), (parameter.name, array.dtype)
-            for wanted, size in zip(parameter.ty.shape, array.shape, strict=True):
-                value = values.setdefault(str(wanted.name), size) if hasattr(wanted, "name") else int(wanted)
-                assert value == size, (parameter.name, array.shape)
-        results = [self._run(f"{name}_kernel", dict(zip(names, arrays, strict=True)), values, way) for way in (0, 1)]
-        for array, rising, falling in zip(arrays, *results, strict=True):
-            assert rising.tobytes() == falling.tobytes(), f"{name} depends on the order of its threads"
-            array[...] = rising
+    def __call__(self, name: str, *arguments: Any) -> None:
+        """Run the kernel twice on arrays and numbers, in the order of its parameters, and keep what it wrote."""
+        arrays: dict[str, np.ndarray] = {}
+        values: dict[str, Any] = {}
+        for parameter, argument in zip(self.functions[name].params, arguments, strict=True):
+            if not isinstance(argument, np.ndarray):
+                values[parameter.name] = argument
+                continue
+            arrays[f"{parameter.name}_ptr"] = argument
+            assert str(parameter.ty.dtype) == str(argument.dtype), (parameter.name, argument.dtype)
+            values[getattr(parameter.ty.elem_offset, "name", "")] = 0
+            for wanted, size in zip(parameter.ty.shape, argument.shape, strict=True):
+                value = values.setdefault(wanted.name, size) if hasattr(wanted, "name") else size
+                assert value == size, (parameter.name, argument.shape)
+                assert not hasattr(wanted, "value") or int(wanted) == size, (parameter.name, argument.shape)
+        results = [self._run(f"{name}_kernel", arrays, values, falling) for falling in (0, 1)]
+        for array, first, second in zip(arrays.values(), *results, strict=True):
+            assert first.tobytes() == second.tobytes(), f"{name} depends on the order of its threads"
+            array[...] = first
 
     def _run(
-        self, name: str, arrays: Mapping[str, np.ndarray], values: Mapping[str, int], falling: int
+        self, name: str, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], falling: int
     ) -> list[np.ndarray]:
         launch = self.launches[name]
         guarded = {key: np.full(2 * MARGIN + array.nbytes, 0xFF, np.uint8) for key, array in arrays.items()}
         for key, array in arrays.items():
             guarded[key][MARGIN:-MARGIN] = np.frombuffer(array.tobytes(), np.uint8)
-        # Metal's scalars take eight bytes each, one after another.
-        scalars = np.array([values[p.name] for p in launch.parameters if p.name in values], np.int64)
-        pointers, scalar = (ctypes.c_void_p * max(1, len(launch.parameters)))(), 0
+        # Metal's numbers take eight bytes each, one after another.
+        scalars = [parameter for parameter in launch.parameters if parameter.name not in guarded]
+        numbers = np.zeros(max(1, len(scalars)), np.int64)
+        pointers = (ctypes.c_void_p * max(1, len(launch.parameters)))()
+        for at, parameter in enumerate(scalars):
+            numbers[at : at + 1].view(str(parameter.ty.dtype))[0] = values[parameter.name]
+        places = iter(range(numbers.ctypes.data, numbers.ctypes.data + numbers.nbytes, 8))
         for at, parameter in enumerate(launch.parameters):
-            if parameter.name in guarded:
-                pointers[at] = guarded[parameter.name].ctypes.data + MARGIN
-            else:
-                pointers[at] = scalars.ctypes.data + 8 * scalar
-                scalar += 1
+            pointer = guarded.get(parameter.name)
+            pointers[at] = next(places) if pointer is None else pointer.ctypes.data + MARGIN
         grid, size = ((ctypes.c_int * 3)(*launch.sizes(level, values)) for level in ("blockIdx", "threadIdx"))
         failure = getattr(self.library, f"start_{name}")(pointers, grid, size, falling)
         assert not failure, f"{name}: {FAILURES[failure]}"

@@ -1,13 +1,15 @@
-"""The repair of TVM's paged attention: that there is a race, that a barrier ends it, and where the barrier stands."""
+"""TVM's paged attention: that it is right, but for a race where it merges, and that our repair ends that race."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.compile.gpu import reference
 from tests.compile.gpu.emulator import TARGETS, Emulator, lower, source_of
 
 pytestmark = pytest.mark.compile
@@ -90,3 +92,70 @@ def test_refuses_what_it_does_not_know() -> None:
         merge_in_order(tvm.IRModule({"gated": stranger}))
     with pytest.raises(StageError, match="0 times"):
         merge_in_order(tvm.IRModule({NAME: stranger}))
+
+
+QUERY_HEADS, KV_HEADS, PAGE = 6, 2, 16
+# Tokens that three sequences have in the cache, and how many of each are queries of a prefill.
+CACHED, QUERIES = (5, 37, 64), (3, 33, 64)
+SCALE = float(HEAD_SIZE**-0.5)
+
+
+def attend(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, causal: bool) -> tuple[np.ndarray, np.ndarray]:
+    """softmax(q · kᵀ) · v and the base-2 logarithm of the softmax's sum, for one sequence."""
+    wide = [np.repeat(array, QUERY_HEADS // KV_HEADS, 1).astype(np.float64) for array in (keys, values)]
+    scores = np.einsum("nhd,mhd->nhm", queries.astype(np.float64), wide[0]) * SCALE
+    if causal:
+        later = np.arange(len(keys)) > np.arange(len(queries))[:, None]
+        scores = np.where(later[:, None], -np.inf, scores)
+    weights = np.exp(scores)
+    sums = weights.sum(-1, keepdims=True)
+    return np.einsum("nhm,mhd->nhd", weights / sums, wide[1]), np.log2(sums[..., 0])
+
+
+@pytest.mark.parametrize("kind", list(TARGETS))
+def test_attention_equals_numpy(kind: str, emulate: Callable[..., Emulator]) -> None:
+    import tvm
+    from tvm.relax.frontend.nn.llm import kv_cache
+
+    device, heads = tvm.target.Target(TARGETS[kind]), (KV_HEADS, QUERY_HEADS)
+    kernels = {
+        "decode": kv_cache._attention_decode(*heads, HEAD_SIZE, "float16", False, {}, device),
+        "prefill": kv_cache._attention_prefill(*heads, HEAD_SIZE, "float16", False, {}, device),
+        "ragged": kv_cache._attention_prefill_ragged(*heads, HEAD_SIZE, HEAD_SIZE, "float16", {}, device),
+    }
+    target, draw = emulate(kernels, kind), np.random.default_rng(0)
+    pages = draw.standard_normal((20, 2, KV_HEADS, PAGE, HEAD_SIZE)).astype(np.float16)
+    ends = np.array([0, *np.cumsum([-(-tokens // PAGE) for tokens in CACHED])], np.int32)
+    used = draw.permutation(20)[: ends[-1]].astype(np.int32)
+    last = np.array([(tokens - 1) % PAGE + 1 for tokens in CACHED], np.int32)
+    rope = (0, 1.0, 10000.0, SCALE)
+
+    def cached(sequence: int) -> list[np.ndarray]:
+        own = pages[used[ends[sequence] : ends[sequence + 1]]]
+        return [own[:, part].swapaxes(1, 2).reshape(-1, KV_HEADS, HEAD_SIZE)[: CACHED[sequence]] for part in (0, 1)]
+
+    def blanks(count: int) -> list[np.ndarray]:
+        shape = (count, QUERY_HEADS)
+        return [reference.blank((*shape, HEAD_SIZE), "float16"), reference.blank(shape, "float32")]
+
+    def check(found: list[np.ndarray], wanted: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        # The kernels round the softmax to float16 before they multiply with the values.
+        for array, parts, allowed in zip(found, zip(*wanted, strict=True), (2.0**-9, 2.0**-18), strict=True):
+            np.testing.assert_allclose(array, np.concatenate(parts), rtol=allowed, atol=allowed)
+
+    queries, out = draw.standard_normal((3, QUERY_HEADS, HEAD_SIZE)).astype(np.float16), blanks(3)
+    places = np.zeros(3, np.int32)
+    target("decode", queries, pages, ends, used, last, places, places, *out, *rope)
+    check(out, [attend(queries[n : n + 1], *cached(n), causal=False) for n in range(3)])
+
+    starts = np.array([0, *np.cumsum(QUERIES)], np.int32)
+    spans = list(pairwise(starts))
+    queries = draw.standard_normal((starts[-1], QUERY_HEADS, HEAD_SIZE)).astype(np.float16)
+    positions, out = np.zeros(starts[-1], np.int32), blanks(starts[-1])
+    target("prefill", queries, starts, pages, ends, used, last, places, positions, *out, 0, *rope)
+    check(out, [attend(queries[a:b], *cached(n), causal=False) for n, (a, b) in enumerate(spans)])
+
+    keys, values = (draw.standard_normal((starts[-1], KV_HEADS, HEAD_SIZE)).astype(np.float16) for _ in range(2))
+    out = blanks(starts[-1])
+    target("ragged", queries, starts, keys, values, starts, positions, places, *out, 1, *rope)
+    check(out, [attend(queries[a:b], keys[a:b], values[a:b], causal=True) for a, b in spans])

@@ -27,7 +27,7 @@ static index3 block_index, thread_index;
 static State states[MOST_THREADS];
 static jmp_buf resumptions[MOST_THREADS], scheduler;
 static ucontext_t starts[MOST_THREADS];
-static int running;
+static int running, shuffles[MOST_THREADS];
 static void (*body)(void **);
 static void **arguments;
 
@@ -40,6 +40,15 @@ static void start() {
 static void barrier() {
   states[running] = WAITING;
   if (!_setjmp(resumptions[running])) _longjmp(scheduler, 1);
+}
+
+// What another thread of the 32 of a warp gave. All threads of the block must come here together, as ours and TVM's do.
+static float shuffle(float value, int lane) {
+  static float given[2][MOST_THREADS];
+  const int me = running, side = shuffles[me]++ % 2;
+  given[side][me] = value;
+  barrier();
+  return given[side][me / 32 * 32 + lane % 32];
 }
 
 static void advance() {
@@ -65,7 +74,7 @@ static int run(void (*kernel)(void **), void **given, const int *grid, const int
       starts[t].uc_stack.ss_size = STACK;
       starts[t].uc_link = nullptr;
       makecontext(&starts[t], start, 0);
-      states[t] = STARTING;
+      states[t] = STARTING, shuffles[t] = 0;
     }
     for (int live = count; live;) {
       int waiting = 0;
@@ -126,6 +135,7 @@ typedef vector3<unsigned> uint3;
 typedef vector4<int> int4;
 typedef vector4<unsigned> uint4;
 typedef vector4<float> float4;
+typedef vector4<int64_t> longlong4;
 
 template <typename T>
 static T min(T a, T b) {
