@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,10 +22,11 @@ from starlette.routing import Route
 
 from serve.completer import Completer
 from serve.protocols import error_body, huggingface, openai
-from serve.requests import BadRequest, Completion, CompletionRequest
+from serve.requests import BadRequest, Completion, CompletionRequest, read_flag
 from serve.settings import LOOPBACK, ServeSettings
 from toolchain.contracts.errors import FimbleError
 
+COMPLETIONS = "/v1/completions"
 MOST_BYTES = 2 << 20
 BODY_SECONDS = 30
 RETRY_SECONDS = "1"
@@ -59,7 +61,7 @@ class Server:
             Route("/", self._for_clients(self.inference), methods=["POST"]),
             Route("/models/{model:path}", self._for_clients(self.inference), methods=["POST"]),
             Route("/generate", self._for_clients(self.generate), methods=["POST"]),
-            Route("/v1/completions", self._for_clients(self.completions), methods=["POST"]),
+            Route(COMPLETIONS, self._for_clients(self.completions), methods=["POST"]),
             Route("/v1/models", self._for_clients(self.models), methods=["GET"]),
             Route("/health", self._for_this_machine(self.health), methods=["GET"]),
         ]
@@ -85,7 +87,7 @@ class Server:
         bundle = self.completer.bundle
         wanted = openai.parse(body, self.defaults, bundle.spec)
         head = openai.head(body, bundle.name)
-        if body.get("stream") is True:
+        if read_flag(body, "stream"):
             return StreamingResponse(
                 self._events(wanted, head), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
             )
@@ -133,11 +135,10 @@ class Server:
                 await work
                 yield "data: [DONE]\n\n"
             except FimbleError as error:
-                yield f"data: {json.dumps(error_body(str(error), 'model', 'generation'))}\n\n"
+                yield _event_of_failure(str(error), "model", "generation")
             except Exception as error:
                 log.exception("a stream failed")  # raised on, it would cut the reply off before the client can read why
-                message = f"the server failed ({type(error).__name__})"
-                yield f"data: {json.dumps(error_body(message, 'server', 'internal'))}\n\n"
+                yield _event_of_failure(f"the server failed ({type(error).__name__})", "server", "internal")
             finally:
                 gone.set()
                 work.cancel()  # a place in the queue is free at once
@@ -232,25 +233,34 @@ def _hostname(url: str) -> str | None:
 
 def _reply_to_error(request: Request, error: Exception) -> Response:
     """Every failure gets a body that editors can parse, and none shows the inside of the server."""
+    failure = partial(_failure, request.url.path)
     match error:
         case BadRequest():
-            return _failure(422, str(error), error.field, "validation")
+            return failure(422, str(error), error.field, "validation")
         case Refused():
             headers = {"Connection": "close"} if error.status == 408 else None
-            return _failure(error.status, str(error), error.field, error.kind, headers)
+            return failure(error.status, str(error), error.field, error.kind, headers)
         case ClientDisconnect():
             return Response(status_code=499)
         case HTTPException():
-            path = f"{request.method} {request.url.path}"
-            return _failure(error.status_code, f"{path}: {error.detail}", "path", "not_found", error.headers)
+            kind = "method_not_allowed" if error.status_code == 405 else "not_found"
+            message = f"{request.method} {request.url.path}: {error.detail}"
+            return failure(error.status_code, message, "path", kind, error.headers)
         case FimbleError():
-            return _failure(500, str(error), "model", "generation")
+            return failure(500, str(error), "model", "generation")
         case _:
             # The server's log has the rest. It closes the connection after such an error, so the client is told.
             headers = {"Connection": "close"}
-            return _failure(500, f"the server failed ({type(error).__name__})", "server", "internal", headers)
+            return failure(500, f"the server failed ({type(error).__name__})", "server", "internal", headers)
 
 
-def _failure(status: int, message: str, field: str, kind: str, headers: Mapping[str, str] | None = None) -> Response:
+def _failure(
+    path: str, status: int, message: str, field: str, kind: str, headers: Mapping[str, str] | None = None
+) -> Response:
     retry = {"Retry-After": RETRY_SECONDS} if status in (429, 503) else {}
-    return JSONResponse(error_body(message, field, kind), status_code=status, headers={**(headers or {}), **retry})
+    body = error_body(path, status, message, field, kind)
+    return JSONResponse(body, status_code=status, headers={**(headers or {}), **retry})
+
+
+def _event_of_failure(message: str, field: str, kind: str) -> str:
+    return f"data: {json.dumps(error_body(COMPLETIONS, 500, message, field, kind))}\n\n"

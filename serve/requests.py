@@ -58,6 +58,21 @@ def clean(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def read_flag(values: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """True or false, or `default` for null and absent."""
+    value = values.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise BadRequest(name, "true or false is needed")
+    return default if value is None else value
+
+
+def refuse_more_than_one(values: Mapping[str, Any], *names: str) -> None:
+    """Raise BadRequest when one of the fields asks for several completions, or for the best of several."""
+    for name in names:
+        if values.get(name) not in (None, 1):
+            raise BadRequest(name, "one completion at a time is computed; leave it out or give 1")
+
+
 def read_number(values: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
     """A number field, or `default` for null and absent; anything outside `low`..`high` is an error."""
     value = values.get(name)
@@ -71,9 +86,9 @@ def read_number(values: Mapping[str, Any], name: str, default: float, low: float
 
 
 def read_max_tokens(values: Mapping[str, Any], name: str, default: int) -> int:
-    """A count of tokens: -1 and null mean the default, more than the server allows is cut to that."""
+    """A count of tokens, cut to what is allowed: null means the default, and so does -1 in `max_tokens`."""
     value = values.get(name)
-    if value is None or value == -1:
+    if value is None or (value == -1 and name == "max_tokens"):
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
         raise BadRequest(name, "a whole number of 1 or more is needed")
@@ -101,10 +116,13 @@ def read_sampling(values: Mapping[str, Any], defaults: Sampling) -> Sampling:
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
         raise BadRequest("seed", "a whole number from 0 to 2^64 is needed")
     temperature = read_number(values, "temperature", defaults.temperature, 0, 100)
+    top_k = read_number(values, "top_k", defaults.top_k, -1, 1e9)
+    if top_k % 1:
+        raise BadRequest("top_k", "a whole number is needed")
     return Sampling(
-        temperature=0.0 if values.get("do_sample") is False else temperature,
+        temperature=temperature if read_flag(values, "do_sample", default=True) else 0.0,
         top_p=read_number(values, "top_p", defaults.top_p, 0, 1),
-        top_k=max(int(read_number(values, "top_k", defaults.top_k, -1, 1e9)), 0),
+        top_k=max(int(top_k), 0),
         seed=seed,
         repetition_penalty=read_number(values, "repetition_penalty", defaults.repetition_penalty, 0.1, 10),
     )

@@ -1,7 +1,6 @@
 """The editors' dialects, one file each: `parse` a body, `render` a completion. They share the shape of a failure.
 
-llm-ls ignores the HTTP status and wants a body that it can parse, so an error's body is part of the protocol. The
-one that `error_body` makes satisfies all of its backends at once.
+llm-ls ignores the HTTP status and wants a body that it can parse, so an error's body is part of the protocol.
 """
 
 from __future__ import annotations
@@ -36,9 +35,13 @@ def request_from_prompt(
     )
 
 
-def error_body(message: str, field: str, kind: str) -> dict[str, Any]:
-    """`error` for Hugging Face, TGI and Ollama clients, `detail` for OpenAI's as llm-ls reads it.
+def error_body(path: str, status: int, message: str, field: str, kind: str) -> dict[str, Any]:
+    """`error` as the clients of that path have it, a text or OpenAI's object; `detail` for OpenAI's as llm-ls reads it.
 
     There `loc` is one text, not the list that FastAPI writes: with a list, llm-ls shows a parse error instead.
     """
-    return {"error": message, "error_type": kind, "detail": [{"loc": field, "msg": message, "type": kind}]}
+    detail = [{"loc": field, "msg": message, "type": kind}]
+    if path.startswith("/v1/"):
+        blame = "invalid_request_error" if status < 500 else "server_error"
+        return {"error": {"message": message, "type": blame, "param": field, "code": kind}, "detail": detail}
+    return {"error": message, "error_type": kind, "detail": detail}

@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve.protocols import request_from_prompt
-from serve.requests import BadRequest, Completion, CompletionRequest, over, read_text
+from serve.requests import (
+    BadRequest,
+    Completion,
+    CompletionRequest,
+    over,
+    read_flag,
+    read_text,
+    refuse_more_than_one,
+)
 from toolchain.contracts.fim import FimSpec
 
 FINISH = {"stop": "eos_token", "length": "length", "cancelled": "eos_token"}
@@ -18,15 +26,21 @@ FINISH = {"stop": "eos_token", "length": "length", "cancelled": "eos_token"}
 
 def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -> CompletionRequest:
     """The request in `{"inputs": …, "parameters": {…}}`."""
-    return request_from_prompt(body, "inputs", _parameters(body), "max_new_tokens", defaults, spec)
+    parameters = _parameters(body)
+    if read_flag(body, "stream"):
+        raise BadRequest("stream", "the text is given whole here; /v1/completions streams")
+    refuse_more_than_one(parameters, "best_of", "num_return_sequences")
+    for name in ("details", "return_full_text"):
+        read_flag(parameters, name)
+    return request_from_prompt(body, "inputs", parameters, "max_new_tokens", defaults, spec)
 
 
 def render(body: Mapping[str, Any], completion: Completion) -> dict[str, Any]:
     """`generated_text`, with the prompt before it when `return_full_text` asks for that, and TGI's `details`."""
     parameters = _parameters(body)
-    echo = read_text(body, "inputs") if parameters.get("return_full_text") is True else ""
+    echo = read_text(body, "inputs") if read_flag(parameters, "return_full_text") else ""
     reply: dict[str, Any] = {"generated_text": echo + completion.text}
-    if parameters.get("details") is True:
+    if read_flag(parameters, "details"):
         reply["details"] = {
             "finish_reason": FINISH[completion.finish],
             "generated_tokens": completion.statistics.generated,

@@ -14,7 +14,9 @@ from serve.requests import (
     CompletionRequest,
     clean,
     over,
+    read_flag,
     read_text,
+    refuse_more_than_one,
 )
 from toolchain.contracts.fim import FimSpec
 
@@ -28,10 +30,16 @@ def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -
         if len(prompt) != 1:
             raise BadRequest("prompt", "one prompt at a time is taken")
         body = {**body, "prompt": prompt[0]}
-    if body.get("n") not in (None, 1):
-        raise BadRequest("n", "one completion at a time is given")
+    if body.get("model") is not None:
+        read_text(body, "model")
+    read_flag(body, "stream")
     # llm-vscode's users leave Hugging Face's parameters in place when they switch to this dialect.
     options = over(body, body.get("parameters"))
+    refuse_more_than_one(options, "n", "best_of")
+    if read_flag(options, "echo"):
+        raise BadRequest("echo", "the prompt is not given back; leave it out")
+    if options.get("logprobs") not in (None, 0):
+        raise BadRequest("logprobs", "probabilities are not given; leave it out")
     field = "max_tokens" if options.get("max_tokens") is not None else "max_new_tokens"
     suffix = read_text(body, "suffix") if body.get("suffix") is not None else ""
     return request_from_prompt(body, "prompt", options, field, defaults, spec, suffix)

@@ -9,11 +9,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+BACKENDS = ("huggingface", "tgi", "openai")
 ENDINGS = {"tgi": "/generate", "openai": "/v1/completions"}
 
 
 class Unparsable(Exception):
     """llm-ls would show a parse error."""
+
+
+def backends_of(path: str) -> tuple[str, ...]:
+    """The backends that read what comes from a path."""
+    return ("openai",) if path.startswith("/v1/") else BACKENDS
 
 
 def url_of(backend: str, url: str, model: str, verbatim: bool) -> str:

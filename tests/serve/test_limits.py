@@ -113,7 +113,7 @@ def test_a_burst_is_refused_beyond_the_queue(slow: tuple[Completer, ScriptedRunn
         assert len(refused) >= 6
         assert {reply.status_code for reply in replies} == {200, 503}
         assert all(reply.headers["retry-after"] == "1" for reply in refused)
-        assert all(llm_ls.read(backend, refused[0].text)[1] for backend in ("huggingface", "tgi", "openai"))
+        assert all(llm_ls.read(backend, refused[0].text)[1] for backend in llm_ls.BACKENDS)
         # All places are given back.
         assert client.post("/", json=body).status_code == 200
 
@@ -152,7 +152,7 @@ def test_other_names_and_pages_are_kept_out(client: httpx.Client, headers: dict[
         assert reply.status_code == status
         assert "access-control-allow-origin" not in reply.headers
         if status == 403:
-            assert all(llm_ls.read(backend, reply.text)[1] for backend in ("huggingface", "tgi", "openai"))
+            assert all(llm_ls.read(backend, reply.text)[1] for backend in llm_ls.backends_of(reply.url.path))
 
 
 def test_a_page_gets_no_leave_to_ask(client: httpx.Client) -> None:
@@ -204,7 +204,7 @@ def test_bodies_that_are_no_object_are_named(client: httpx.Client, content: byte
     for path in ("/", "/generate", "/v1/completions"):
         reply = client.post(path, content=content)
         assert reply.status_code == 422
-        assert all(llm_ls.read(backend, reply.text)[1] for backend in ("huggingface", "tgi", "openai"))
+        assert all(llm_ls.read(backend, reply.text)[1] for backend in llm_ls.backends_of(reply.url.path))
 
 
 def test_a_server_that_stops_finishes_what_it_has_begun(slow: tuple[Completer, ScriptedRunner]) -> None:
@@ -229,7 +229,7 @@ def test_a_failing_model_is_an_error_without_its_inside(slow: tuple[Completer, S
             reply = client.post(path, json=body)
             assert reply.status_code == 500
             assert "secret" not in reply.text
-            assert all(llm_ls.read(backend, reply.text)[1] for backend in ("huggingface", "tgi", "openai"))
+            assert all(llm_ls.read(backend, reply.text)[1] for backend in llm_ls.backends_of(reply.url.path))
         stream = client.post("/v1/completions", json={"prompt": "a", "stream": True})
         assert "secret" not in stream.text
         assert "[DONE]" not in stream.text

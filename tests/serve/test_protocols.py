@@ -95,7 +95,7 @@ def test_an_error_is_one_that_llm_ls_can_show(client: httpx.Client, backend: str
 def test_an_unknown_path_is_an_error_for_every_backend(client: httpx.Client, path: str) -> None:
     reply = client.post(path, json={})
     assert reply.status_code == 404
-    for backend in ("huggingface", "tgi", "openai"):
+    for backend in llm_ls.backends_of(path):
         assert llm_ls.read(backend, reply.text)[1]
 
 
@@ -103,7 +103,58 @@ def test_a_wrong_method_names_the_right_one(client: httpx.Client) -> None:
     reply = client.get("/generate")
     assert reply.status_code == 405
     assert reply.headers["allow"] == "POST"
-    assert reply.json()["error"]
+    assert reply.json()["error_type"] == "method_not_allowed"
+
+
+def test_openais_clients_get_their_own_shape_of_an_error(client: httpx.Client) -> None:
+    reply = client.post("/v1/completions", json={"prompt": 7})
+    message = "prompt: a string is needed"
+    told = {"message": message, "type": "invalid_request_error", "param": "prompt", "code": "validation"}
+    assert (reply.status_code, reply.json()["error"]) == (422, told)
+    assert client.get("/v1/completions").json()["error"]["code"] == "method_not_allowed"
+    assert client.post("/generate", json={"inputs": 7}).json()["error"] == "inputs: a string is needed"
+
+
+WRONG = [
+    ("/v1/completions", {"stream": "yes"}),
+    ("/v1/completions", {"suffix": 5}),
+    ("/v1/completions", {"model": 5}),
+    ("/v1/completions", {"logprobs": 5}),
+    ("/v1/completions", {"echo": True}),
+    ("/v1/completions", {"echo": 1}),
+    ("/v1/completions", {"best_of": 2}),
+    ("/v1/completions", {"n": 2}),
+    ("/v1/completions", {"top_k": 2.5}),
+    ("/generate", {"top_k": 2.5}),
+    ("/generate", {"do_sample": "yes"}),
+    ("/generate", {"max_new_tokens": -1}),
+    ("/generate", {"details": 1}),
+    ("/generate", {"return_full_text": "no"}),
+    ("/generate", {"best_of": 2}),
+    ("/", {"num_return_sequences": 3}),
+]
+
+
+@pytest.mark.parametrize(("path", "wrong"), WRONG)
+def test_what_is_of_the_wrong_type_or_cannot_be_had_is_refused_by_name(
+    client: httpx.Client, path: str, wrong: dict[str, Any]
+) -> None:
+    (name,) = wrong
+    body = {"prompt": PREFIX, **wrong} if path == "/v1/completions" else {"inputs": PREFIX, "parameters": wrong}
+    reply = client.post(path, json=body)
+    assert reply.status_code == 422
+    assert reply.json()["detail"][0]["msg"].startswith(f"{name}: ")
+
+
+def test_where_nothing_streams_a_stream_is_refused(client: httpx.Client) -> None:
+    reply = client.post("/generate", json={"inputs": PREFIX, "stream": True})
+    assert (reply.status_code, reply.json()["detail"][0]["loc"]) == (422, "stream")
+    assert client.post("/generate", json={"inputs": PREFIX, "stream": False}).status_code == 200
+
+
+def test_what_asks_for_nothing_special_is_no_reason_to_refuse(client: httpx.Client) -> None:
+    plain = {"echo": False, "logprobs": None, "best_of": 1, "n": 1, "top_k": 5.0, "max_tokens": -1, "stream": None}
+    assert client.post("/v1/completions", json={"prompt": PREFIX, **plain}).status_code == 200
 
 
 def test_the_prompt_is_echoed_when_asked(client: httpx.Client) -> None:
