@@ -21,7 +21,7 @@ from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
 from toolchain.options import with_options
 from train.data.settings import CollectSettings
-from train.settings import TrainSettings
+from train.settings import ScratchSettings, TrainSettings
 
 app = typer.Typer(
     help="From your repositories to a code copilot that runs on your own machine.",
@@ -108,7 +108,6 @@ def train_command(
     from train.bases import open_base
     from train.fine_tune import plan_train
     from train.scratch import plan_scratch
-    from train.settings import ScratchSettings
 
     tables = _tables()
     if base == "scratch":
@@ -257,7 +256,18 @@ def _print(as_json: bool, facts: dict[str, Any], text: Sequence[str]) -> None:
 
 
 def _tables() -> dict[str, dict[str, Any]]:
-    return settings.read_file(settings.find_file(Path.cwd()))
+    """What `fimble.toml` says. All of it is checked, whichever command asks."""
+    from toolchain.pipeline import UpSettings
+
+    kinds: dict[str, type] = {
+        "up": UpSettings,
+        "collect": CollectSettings,
+        "scratch": ScratchSettings,
+        "train": TrainSettings,
+        "compile": CompileSettings,
+        "serve": ServeSettings,
+    }
+    return settings.read_file(settings.find_file(Path.cwd()), kinds)
 
 
 def _cache() -> Path:

@@ -163,15 +163,15 @@ class ScratchSettings:
     """Decides the first weights, the order of files and the cuts."""
 
     def __post_init__(self) -> None:
-        at_least(_key("vocabulary"), self.vocabulary, 512)
-        at_least(_key("context_size"), self.context_size, 64)
+        at_least("--vocabulary", self.vocabulary, 512)
+        at_least("--context-size", self.context_size, 64)
         for name in ("layers", "max_steps", "batch_size", "evaluate_every", "evaluate_sequences"):
-            at_least(_key(name), getattr(self, name), 1)
+            at_least(flag(name), getattr(self, name), 1)
         for name in ("warmup_steps", "seed"):
-            at_least(_key(name), getattr(self, name), 0)
+            at_least(flag(name), getattr(self, name), 0)
         size, rate = self.hidden_size, self.learning_rate
-        check(_key("hidden_size"), size, size >= 64 and size % 64 == 0, "a multiple of 64, the width of a head")
-        check(_key("learning_rate"), rate, rate > 0, "a number above 0")
+        check("--hidden-size", size, size >= 64 and size % 64 == 0, "a multiple of 64, the width of a head")
+        check("--learning-rate", rate, rate > 0, "a number above 0")
 
     def training(self) -> TrainSettings:
         """How the model is trained: every weight, from random ones, in the plain float32 of a processor."""
@@ -202,8 +202,3 @@ FOR_SCRATCH: dict[str, Any] = {
     "evaluate_sequences": 24,
 }
 """Defaults of `TrainSettings` that change when the base is `scratch`: sized for that model and two cores."""
-
-
-def _key(name: str) -> str:
-    """What messages call a field of `ScratchSettings`, of which only some have a flag."""
-    return f"{name.replace('_', '-')} in [scratch]"

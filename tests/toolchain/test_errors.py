@@ -91,7 +91,7 @@ def test_the_base_scratch_takes_the_flags_that_mean_the_same_and_refuses_the_oth
     )
     line = ("train", dataset, "--base", "scratch", "--out", tmp_path / "grown")
     fimble(*line, "--max-steps", 1, "--method", "lora").refused("--method has no effect with --base scratch", "layers")
-    fimble(*line, "--max-steps", 0).refused("max-steps in [scratch]")
+    fimble(*line, "--max-steps", 0).refused("--max-steps cannot be 0")
     done = fimble(*line, "--max-steps", 1, "--seed", 99)
     assert done.code == 0, done.err
     made = manifest.read(tmp_path / "grown")

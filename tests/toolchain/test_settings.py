@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from compile.settings import CompileSettings
 from serve.settings import ServeSettings
+from tests.toolchain.conftest import Fimble
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose, suggest
 from train.data.settings import CollectSettings
@@ -73,6 +75,45 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults() -> None:
     assert choose(TrainSettings, "train", tables, {"lora_target": ["c"]}).lora_target == ("c",)
 
 
+FILES = [
+    ("train = 5", "'train' in {file} is no table. Write [train], and its settings below it."),
+    ("[merge]", "{file} has an unknown table or key 'merge'. Known: up, collect, scratch, train, compile, serve."),
+    ("[trian]", "{file} has an unknown table or key 'trian'. Did you mean 'train'?"),
+    ("[train]\nmax-stepps = 1", "unknown key 'max-stepps' in [train] of {file}. Did you mean 'max_steps'?"),
+    ('[train]\nlearning_rate = "1e-3"', "learning_rate in [train] of {file} cannot be '1e-3'. Use a number."),
+    ("[train]\nlearning_rate = -1", "learning_rate in [train] of {file} cannot be -1.0. Use a number above 0."),
+    ("[scratch]\nlayers = 0", "layers in [scratch] of {file} cannot be 0. Use a whole number of 1 or more."),
+    ("[collect]\nmax_file_bytes = 1.5", "max_file_bytes in [collect] of {file} cannot be 1.5. Use a whole number."),
+    ('[compile]\ntarget = ["nope"]', "unknown target 'nope', in [compile] of {file}."),
+    ("[serve]\nport = 99999999", "port in [serve] of {file} cannot be 99999999."),
+    ("= 5", "{file} is not valid TOML"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), FILES)
+def test_whatever_is_wrong_in_the_file_is_told_by_every_command(
+    fimble: Fimble, tmp_path: Path, content: str, message: str
+) -> None:
+    file = tmp_path / "fimble.toml"
+    file.write_text(content, encoding="utf-8")
+    for line in (("collect", ".", "--out", "data"), ("serve", "bundle")):
+        fimble(*line).refused(message.format(file=file))
+
+
+def test_a_folder_in_the_place_of_the_file(fimble: Fimble, tmp_path: Path) -> None:
+    (tmp_path / "fimble.toml").mkdir()
+    fimble("collect", ".", "--out", "data").refused(f"{tmp_path / 'fimble.toml'} cannot be read (Is a directory)")
+
+
+def test_a_flag_is_not_blamed_on_the_file() -> None:
+    tables = {"train": {"max-steps": 7}}
+    with pytest.raises(SettingsError, match=r"^--learning-rate cannot be -1\.0"):
+        choose(TrainSettings, "train", tables, {"learning_rate": -1})
+    with pytest.raises(SettingsError, match=r"^--max-steps cannot be 0"):
+        choose(TrainSettings, "train", tables, {"max_steps": 0})
+
+
 def test_a_misspelt_name_has_a_suggestion() -> None:
     assert suggest("max_stepps", ["max_steps", "seed"]) == "Did you mean 'max_steps'?"
     assert suggest("entirely", {"one": 1, "two": 2}) == "Known: one, two."
+    assert suggest("merge", ["train", "serve"]) == "Known: train, serve."

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from toolchain.contracts.errors import SettingsError
+from toolchain.contracts.settings import choose
 from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
 
 pytestmark = pytest.mark.train
@@ -65,8 +66,8 @@ def test_contradictions_are_refused() -> None:
 )
 def test_a_bad_value_for_scratch_is_named_by_its_key_because_most_have_no_flag(name: str, value: Any) -> None:
     with pytest.raises(SettingsError) as caught:
-        ScratchSettings(**{name: value})
-    assert caught.value.message == f"{name.replace('_', '-')} in [scratch] cannot be {value!r}"
+        choose(ScratchSettings, "scratch", {"scratch": {name: value}}, {})
+    assert caught.value.message == f"{name} in [scratch] of fimble.toml cannot be {value!r}"
 
 
 def test_each_method_has_its_own_learning_rate() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import re
 import sys
 import textwrap
 import tomllib
@@ -20,49 +21,71 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from toolchain.contracts.errors import SettingsError
+from toolchain.contracts.errors import SettingsError, UserError
 
 T = TypeVar("T")
 FILE = "fimble.toml"
-TABLES = ("up", "collect", "scratch", "train", "compile", "serve")
 WORDS: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a text in quotes"}
 
 
 def find_file(start: Path) -> Path | None:
     """The nearest `fimble.toml` at or above `start`."""
-    return next((folder / FILE for folder in (start, *start.parents) if (folder / FILE).is_file()), None)
+    return next((folder / FILE for folder in (start, *start.parents) if (folder / FILE).exists()), None)
 
 
-def read_file(path: Path | None) -> dict[str, dict[str, Any]]:
-    """The tables of a `fimble.toml`. Raises SettingsError for bad TOML or an unknown table."""
+def read_file(path: Path | None, kinds: Mapping[str, type]) -> dict[str, dict[str, Any]]:
+    """The tables of a `fimble.toml`, each of them checked, with the settings dataclass that `kinds` has for its name.
+
+    Raises SettingsError, or what the dataclass raises, for anything in it that no stage could use.
+    """
     if path is None:
         return {}
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror})", "Mend or remove it.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}", "Mend the file.") from None
     for name, table in tables.items():
-        if name not in TABLES or not isinstance(table, dict):
-            raise SettingsError(f"{path} has an unknown table or key '{name}'", suggest(name, TABLES))
+        if name not in kinds:
+            raise SettingsError(f"{path} has an unknown table or key '{name}'", suggest(name, kinds))
+        if not isinstance(table, dict):
+            raise SettingsError(f"'{name}' in {path} is no table", f"Write [{name}], and its settings below it.")
+        choose(kinds[name], name, tables, {}, path)
     return tables
 
 
-def choose(kind: type[T], table: str, tables: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]) -> T:
-    """The settings of one stage: its table of `fimble.toml`, and over it those flags that it has a field for.
+def choose(
+    kind: type[T],
+    table: str,
+    tables: Mapping[str, Mapping[str, Any]],
+    flags: Mapping[str, Any],
+    file: Path | str = FILE,
+) -> T:
+    """The settings of one stage: its table of `file`, and over it those flags that it has a field for.
 
     A flag that is None was not given. Raises SettingsError for an unknown key and for a value of the wrong type.
     """
-    hints = field_types(kind)
+    hints, where = field_types(kind), f"in [{table}] of {file}"
     values: dict[str, Any] = {}
+    keys: dict[str, str] = {}
     for key, value in tables.get(table, {}).items():
-        name, where = key.replace("-", "_"), f"in [{table}] of {FILE}"
+        name = key.replace("-", "_")
         if name not in hints:
             raise SettingsError(f"unknown key '{key}' {where}", suggest(name, sorted(hints)))
-        values[name] = _typed(f"{key} {where}", value, hints[name])
+        values[name], keys[name] = _typed(f"{key} {where}", value, hints[name]), f"{key} {where}"
     for name, value in flags.items():
         if name in hints and value is not None:
-            values[name] = _typed(flag(name), value, hints[name])
-    return kind(**values)
+            values[name], keys[name] = _typed(flag(name), value, hints[name]), flag(name)
+    try:
+        return kind(**values)
+    except UserError as error:  # which calls a field by its flag, wherever its value comes from
+        message = error.message
+        for name, key in keys.items():
+            message = key.join(re.split(rf"{flag(name)}(?![\w-])", message))
+        if where not in message and all(key.endswith(where) for key in keys.values()):
+            message = f"{message}, {where}"
+        raise type(error)(message, error.next_step) from None
 
 
 def field_types(kind: type) -> dict[str, Any]:
@@ -89,7 +112,7 @@ def at_least(what: str, value: int, least: int) -> None:
 def suggest(name: str, known: Iterable[str]) -> str:
     """A next step for somebody who wrote `name` where only the `known` ones will do."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
 
 
