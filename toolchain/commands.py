@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,10 @@ from toolchain.contracts.settings import choose
 from toolchain.options import with_options
 from train.data.settings import CollectSettings
 from train.settings import ScratchSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from toolchain.contracts.progress import Progress
+    from toolchain.contracts.stage import Plan
 
 app = typer.Typer(
     help="From your repositories to a code copilot that runs on your own machine.",
@@ -92,7 +96,7 @@ def collect_command(sources: Sources, out: Out, as_json: Json = False, **flags: 
     from train.data.collect import plan
 
     chosen = choose(CollectSettings, "collect", _tables(), flags)
-    _execute(plan(sources, chosen, _cache()), out, as_json)
+    _execute(lambda progress: plan(sources, chosen, _cache(), progress), out, as_json)
 
 
 @app.command("train")
@@ -116,10 +120,11 @@ def train_command(
             if value is not None and name not in known:
                 unused = f"{settings.flag(name)} has no effect with --base scratch"
                 raise SettingsError(unused, f"Leave it out; [scratch] of {settings.FILE} has: {', '.join(known)}.")
-        _execute(plan_scratch(dataset, choose(ScratchSettings, "scratch", tables, flags)), out, as_json)
+        scratch = choose(ScratchSettings, "scratch", tables, flags)
+        _execute(lambda progress: plan_scratch(dataset, scratch), out, as_json)
         return
     chosen = choose(TrainSettings, "train", tables, flags)
-    _execute(plan_train(dataset, open_base(base, _cache()), chosen), out, as_json)
+    _execute(lambda progress: plan_train(dataset, open_base(base, _cache()), chosen), out, as_json)
 
 
 @app.command("merge")
@@ -133,7 +138,7 @@ def merge_command(
     from train.adapters.merge import plan_merge
     from train.bases import open_base
 
-    _execute(plan_merge(adapter, open_base(base, _cache())), out, as_json)
+    _execute(lambda progress: plan_merge(adapter, open_base(base, _cache())), out, as_json)
 
 
 @app.command("compile")
@@ -151,7 +156,8 @@ def compile_command(
 
     source = open_base(checkpoint, _cache())
     chosen = choose(CompileSettings, "compile", _tables(), flags)
-    _execute(plan_compile(source.folder, Parent(kind="checkpoint", digest=source.digest), chosen), out, as_json)
+    parent = Parent(kind="checkpoint", digest=source.digest)
+    _execute(lambda progress: plan_compile(source.folder, parent, chosen), out, as_json)
 
 
 @app.command("serve")
@@ -240,14 +246,17 @@ def _tell_served(as_json: bool, url: str, bundle: Path, named: Path, facts: dict
     _print(as_json, told, [f"bundle: {bundle}", *editor.lines(settings)])
 
 
-def _execute(plan: Any, out: Path, as_json: bool) -> None:
+def _execute(make_plan: Callable[[Progress], Plan], out: Path, as_json: bool) -> None:
     from toolchain.console import console
-    from toolchain.contracts.stage import execute
+    from toolchain.contracts.stage import execute, is_current
 
     with console() as progress:
-        made = execute(plan, out, progress)
-    facts = {"folder": str(out.resolve()), "kind": made.kind, "digest": made.digest, "facts": made.facts}
-    _print(as_json, facts, [f"{made.kind} {made.digest[:16]} in {out}"])
+        plan = make_plan(progress)
+        current = is_current(plan, out)
+        found = execute(plan, out, progress)
+    facts = {"folder": str(out.resolve()), "kind": found.kind, "digest": found.digest, "made": not current}
+    word = "is current" if current else "made"
+    _print(as_json, facts | {"facts": found.facts}, [f"{found.kind} {found.digest[:16]} in {out}: {word}"])
 
 
 def _print(as_json: bool, facts: dict[str, Any], text: Sequence[str]) -> None:

@@ -124,7 +124,7 @@ def up(
     workspace, cache = Workspace(root, progress, []), root / "cache"
     with manifest.locked(root / LOCK, f"another fimble process is at work in {root}"):
         _mark(root)
-        collecting = plan_collect(sources, collect, cache)
+        collecting = plan_collect(sources, collect, cache, progress)
         base = _existing_base(choice.base, train, build, cache)
         dataset = workspace.run("collect", lambda: collecting).folder
         if base is None:

@@ -31,11 +31,12 @@ class Done:
 
     def refused(self, *words: str, code: int = 2) -> None:
         """Assert that it ended with one line that holds `words`, and with no traceback."""
-        lines = [line for line in self.err.splitlines() if line.strip()]
         assert self.code == code, self.err
-        assert len(lines) == 1, self.err
-        for word in ("error: ", *words):
-            assert word in lines[0]
+        assert "Traceback" not in self.err
+        (line,) = (line for line in self.err.splitlines() if line.startswith("error: "))
+        assert self.err.endswith(f"{line}\n")
+        for word in words:
+            assert word in line
 
 
 Fimble = Callable[..., Done]

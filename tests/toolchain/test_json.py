@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.toolchain.conftest import Fimble
-from tests.train.data.repositories import module, write_files
+from tests.train.data.repositories import commit_files, module, write_files
 
 pytestmark = pytest.mark.train
 
@@ -16,6 +16,16 @@ def test_what_was_made_is_named_by_its_whole_path(fimble: Fimble, tmp_path: Path
     source = write_files(tmp_path / "source", {f"{topic}.py": module(topic) for topic in ("alpha", "beta", "gamma")})
     done = fimble("collect", source, "--out", "data", "--json")
     assert (done.report["kind"], done.report["folder"]) == ("dataset", str(tmp_path / "data"))
+    assert done.report["made"]
+
+
+def test_a_second_run_says_that_nothing_was_to_be_done_and_what_is_left_out(fimble: Fimble, tmp_path: Path) -> None:
+    commit_files(tmp_path / "tool", {f"{topic}.py": module(topic) for topic in ("alpha", "beta", "gamma")})
+    assert fimble("collect", "tool", "--out", "data").out.endswith(" in data: made\n")
+    again = fimble("collect", "tool", "--out", "data")
+    assert again.out.endswith(" in data: is current\n")
+    assert "without what is not committed" in again.err
+    assert not fimble("collect", "tool", "--out", "data", "--json").report["made"]
 
 
 def test_a_refusal(fimble: Fimble) -> None:

@@ -56,15 +56,17 @@ class _Survey:
     secrets: Counter[str] = field(default_factory=Counter)
 
 
-def plan(sources: Sequence[str], settings: CollectSettings, cache: Path) -> Plan:
-    """Pin the sources and say what the dataset made from them would be.
+def plan(sources: Sequence[str], settings: CollectSettings, cache: Path, progress: Progress) -> Plan:
+    """Pin the sources, tell how, and say what the dataset made from them would be.
 
     Each source is a path to a Git repository (or a folder in one), a plain folder, or the address of a repository.
     The order in which they are named makes no difference. `cache` keeps fetched repositories and file hashes.
     Raises SourceError or SettingsError.
     """
     chooser(settings)  # a bad pattern is found before anything is read
-    opened = _open_all(sources, cache)
+    opened = _open_all(sources, cache, progress)
+    for source in opened:
+        progress.say(f"{source.name}: {source.note}")
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         _write(opened, settings, draft, progress)
@@ -73,10 +75,10 @@ def plan(sources: Sequence[str], settings: CollectSettings, cache: Path) -> Plan
     return Plan("dataset", RECIPE, (), {**to_json(settings), "sources": identities}, write)
 
 
-def _open_all(specs: Sequence[str], cache: Path) -> list[Source]:
+def _open_all(specs: Sequence[str], cache: Path, progress: Progress) -> list[Source]:
     if not specs:
         raise SourceError("no source was named", "Name a Git repository, a folder, or the address of a repository.")
-    by_location = {source.location: source for source in (open_source(spec, cache) for spec in specs)}
+    by_location = {source.location: source for source in (open_source(spec, cache, progress) for spec in specs)}
     opened = sorted(by_location.values(), key=lambda source: (source.name, source.location))
     taken: set[str] = set()
     for source in opened:
@@ -107,7 +109,6 @@ def _survey(sources: Sequence[Source], settings: CollectSettings, progress: Prog
     chosen = chooser(settings)
     progress.start("Reading files", sum(len(source.entries) for source in sources), "files")
     for number, source in enumerate(sources):
-        progress.say(f"{source.name}: {source.note}")
         survey.dropped.update(source.skipped)
         license_name = _license(source)
         survey.licenses.append(license_name)

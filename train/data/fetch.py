@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from dulwich.config import ConfigDict
 from dulwich.repo import Repo
 
 from toolchain.contracts.errors import SourceError
+from toolchain.contracts.progress import Progress
 
 TIMEOUT_SECONDS = 60
 SCHEMES = ("https", "http", "ssh", "git+ssh", "git", "file")
@@ -47,9 +49,32 @@ def name_of(url: str) -> str:
     return "/".join(parts[-1:] if local else parts[-2:]) or urlsplit(url).hostname or "repository"
 
 
-def fetch(url: str, cache: Path) -> Path:
-    """The bare repository in the cache that holds the commit to which the remote HEAD points now."""
+def fetch(url: str, cache: Path, progress: Progress) -> Path:
+    """The bare repository in the cache that holds the commit to which the remote HEAD points now.
+
+    When that cannot be had now, the one that was current at the last visit, if there was any.
+    """
     shown = without_credentials(url)
+    shelf = cache / "git" / hashlib.sha256(shown.encode()).hexdigest()[:32]
+    try:
+        current = _fetch_head(url, shown, shelf)
+    except _Unreachable as error:
+        before = max(shelf.glob("[0-9a-f]*"), key=lambda folder: folder.stat().st_mtime, default=None)
+        if before is None:
+            raise SourceError(
+                error.message, "Check the address, your access and the network, or name a clone on this machine."
+            ) from error
+        progress.say(f"warning: {error.message}; going on with commit {before.name[:12]}, fetched before")
+        return before
+    os.utime(current)  # the last one that was current is the newest
+    return current
+
+
+class _Unreachable(SourceError):
+    pass
+
+
+def _fetch_head(url: str, shown: str, shelf: Path) -> Path:
     try:
         config = ConfigDict()
         config.set((b"http",), b"timeout", str(TIMEOUT_SECONDS).encode())
@@ -59,7 +84,6 @@ def fetch(url: str, cache: Path) -> Path:
         raise _unreachable(shown, url, error) from error
     if head is None:
         raise SourceError(f"{shown} has no commits", "Push something first, or name another repository.")
-    shelf = cache / "git" / hashlib.sha256(shown.encode()).hexdigest()[:32]
     final = shelf / head.decode("ascii")
     if final.is_dir():
         return final
@@ -90,12 +114,19 @@ def _fetch_commit(client: Any, path: str, head: bytes, into: Path) -> None:
         repo.close()
 
 
-def _unreachable(shown: str, url: str, error: Exception) -> SourceError:
-    detail = " ".join(without_credentials(str(error).replace(url, shown)).split())[:300]
+def _unreachable(shown: str, url: str, error: Exception) -> _Unreachable:
+    detail = " ".join(without_credentials(_reason(error).replace(url, shown)).split())[:150].rstrip(".")
     password = urlsplit(url).password if "://" in url else None
     if password:
         detail = detail.replace(password, "…")
-    return SourceError(
-        f"{shown} cannot be fetched ({type(error).__name__}{': ' + detail if detail else ''})",
-        "Check the address, your access and the network, or name a clone on this machine.",
-    )
+    return _Unreachable(f"{shown} cannot be fetched ({detail or type(error).__name__})")
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where libraries have wrapped it several times; else what the library says."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return str(error)

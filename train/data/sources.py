@@ -5,19 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from toolchain.contracts.errors import SourceError
+from toolchain.contracts.progress import Progress
 from train.data.entries import Source
 from train.data.fetch import fetch, is_url, name_of
 from train.data.folder_source import FolderSource
 from train.data.git_source import GitSource
 
 
-def open_source(spec: str, cache: Path) -> Source:
+def open_source(spec: str, cache: Path, progress: Progress) -> Source:
     """The source called `spec`, its content pinned. Raises SourceError when there is nothing to read.
 
     `cache` keeps fetched repositories and hashes of files.
     """
+    if not spec.strip():
+        raise SourceError("the name of a source is empty", "Name a folder, a Git repository or its address.")
     if is_url(spec):
-        return GitSource(fetch(spec, cache), name_of(spec))
+        return GitSource(fetch(spec, cache, progress), name_of(spec))
     return _open_path(spec, cache)
 
 

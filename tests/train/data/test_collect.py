@@ -18,8 +18,8 @@ pytest.importorskip("pyarrow", reason="needs the train extra")
 
 import pyarrow.parquet  # noqa: E402
 
+from train.data import collect as stage  # noqa: E402
 from train.data import shards  # noqa: E402
-from train.data.collect import plan  # noqa: E402
 from train.data.settings import CollectSettings  # noqa: E402
 
 MIT = b"Permission is hereby granted, free of charge, to any person obtaining a copy"
@@ -38,6 +38,10 @@ def repository(tmp_path):
 def rows(out: Path, split: str):
     tables = [pyarrow.parquet.read_table(path) for path in sorted((out / "data").glob(f"{split}-*.parquet"))]
     return pyarrow.concat_tables(tables).to_pylist()
+
+
+def plan(sources, settings, cache, progress=None):
+    return stage.plan(sources, settings, cache, progress or Silent())
 
 
 def collect(sources, out, settings=None, cache=None):
@@ -88,7 +92,8 @@ def test_another_process_gives_the_same_digest(repository, tmp_path):
         "import sys; from pathlib import Path; from train.data.collect import plan; "
         "from train.data.settings import CollectSettings as S; from toolchain.contracts.stage import execute; "
         "from toolchain.contracts.progress import Silent; "
-        "print(execute(plan([sys.argv[1]], S(), Path(sys.argv[2]).parent), Path(sys.argv[2]), Silent()).digest)"
+        "out = Path(sys.argv[2]); plan = plan([sys.argv[1]], S(), out.parent, Silent()); "
+        "print(execute(plan, out, Silent()).digest)"
     )
     root = Path(__file__).parents[3]
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(root)}

@@ -9,13 +9,19 @@ import time
 import pytest
 
 from tests.train.data.repositories import commit_files, module, write_files
+from tests.train.tiny import Lines
 from toolchain.contracts.errors import SourceError, StageError
+from toolchain.contracts.progress import Silent
 
 pytestmark = pytest.mark.train
 pytest.importorskip("dulwich", reason="needs the train extra")
 
+from train.data import sources  # noqa: E402
 from train.data.fetch import is_url, name_of, without_credentials  # noqa: E402
-from train.data.sources import open_source  # noqa: E402
+
+
+def open_source(spec, cache, progress=None):
+    return sources.open_source(spec, cache, progress or Silent())
 
 
 def paths(source):
@@ -79,13 +85,15 @@ def test_hostile_trees_are_read_without_harm(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("kind", ["missing", "file", "empty folder", "no commits", "broken", "scheme"])
+@pytest.mark.parametrize("kind", ["missing", "empty name", "file", "empty folder", "no commits", "broken", "scheme"])
 def test_what_cannot_be_read_says_what_to_do(tmp_path, kind):
     from dulwich.repo import Repo
 
     spec = str(tmp_path / "it")
     if kind == "file":
         (tmp_path / "it").write_text("x")
+    elif kind == "empty name":
+        spec = " "
     elif kind == "empty folder":
         (tmp_path / "it").mkdir()
     elif kind == "no commits":
@@ -130,6 +138,30 @@ def test_unreachable_remote_hides_credentials(tmp_path):
     assert "s3cret" not in str(caught.value)
     assert "127.0.0.1:9/owner/tool.git" in str(caught.value)
     assert not list(tmp_path.rglob(".partial*"))
+
+
+def test_an_unreachable_remote_is_told_in_few_words(tmp_path):
+    with pytest.raises(SourceError) as caught:
+        open_source("http://127.0.0.1:9/owner/tool.git", tmp_path)
+    assert caught.value.message == "http://127.0.0.1:9/owner/tool.git cannot be fetched (Connection refused)"
+
+
+def test_what_was_fetched_before_serves_while_the_remote_is_away(tmp_path):
+    home, cache = tmp_path / "remote" / "tool", tmp_path / "cache"
+    url = home.as_uri()
+    for number in range(3):
+        last = commit_files(home, {"a.py": f"{number}".encode()})
+        open_source(url, cache)
+    # HEAD goes back to where it was: the last that was seen there counts, not the last that was fetched.
+    first = sorted((cache / "git").glob("*/*"), key=lambda folder: folder.stat().st_mtime)[0].name
+    (home / ".git" / "refs" / "heads" / "master").write_text(first + "\n")
+    assert open_source(url, cache).pin == first != last
+    home.rename(tmp_path / "away")
+    listener = Lines()
+    assert open_source(url, cache, listener).pin == first
+    (line,) = listener.lines
+    assert line.startswith(f"warning: {url} cannot be fetched (")
+    assert line.endswith(f"; going on with commit {first[:12]}, fetched before")
 
 
 def test_addresses():
