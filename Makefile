@@ -4,6 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 FIMBLE := $(VENV)/bin/fimble
 REPO ?=
+export REPO
 
 .PHONY: setup demo test test-slow lint clean
 
@@ -16,7 +17,7 @@ $(STAMP): constraints.txt pyproject.toml
 	touch $@
 
 demo: $(STAMP)
-	$(FIMBLE) demo $(if $(REPO),$(REPO),. "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')")
+	$(FIMBLE) demo $(if $(REPO),"$$REPO",. "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')")
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
