@@ -6,6 +6,7 @@ and no network is asked. The memory-mapped copy lies in the run's own work folde
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,6 +30,7 @@ def open_files(dataset: Path, split: Split, cache: Path) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is raised as well
     files = sorted(str(path) for path in (dataset / "data").glob(f"{split}-*.parquet"))
     if not files:
         raise ArtifactError(f"{dataset} has no data/{split}-*.parquet", REMAKE)
@@ -40,7 +42,7 @@ def open_files(dataset: Path, split: Split, cache: Path) -> Any:
         for cause in (error, error.__cause__):
             if isinstance(cause, OSError) and cause.errno:  # the system's, such as a full disk, and not the dataset's
                 raise cause from None
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
         raise ArtifactError(f"the {split} split of {dataset} cannot be read ({reason})", REMAKE) from None
     if not any(text for text in rows["content"]):
         raise ArtifactError(f"the {split} split of {dataset} holds no text", REMAKE)

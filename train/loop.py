@@ -229,6 +229,9 @@ class Run:
         if best.step != self.record.step:
             _load(self.weights, self.states.load_best(best.step))
             self.progress.say(f"kept the weights of step {best.step}, where the held-out loss was lowest")
+        if best.step == 0:
+            left = "the adapter changes nothing" if self.settings.method == "lora" else "the model is as it was"
+            self.progress.say(f"warning: no step lowered the held-out loss: {left}")
         first = curve[0]
         self.progress.say(
             f"held-out loss {first.loss:.3f} -> {best.loss:.3f}, "

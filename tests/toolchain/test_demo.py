@@ -24,11 +24,12 @@ def test_cursors_stand_in_held_out_files_and_the_parts_make_the_file(tmp_path: P
     assert places[0]["path"].startswith("heldout/1.py:")
 
 
-def test_a_dataset_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_dataset_that_cannot_be_read_is_named_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     dataset = write_dataset(tmp_path / "data", ["x = 1\n"], ["y = 2\n"])
     next((dataset / "data").glob("heldout-*")).write_bytes(b"damaged")
     with pytest.raises(ArtifactError, match="the heldout split of"):
         held_out_places(dataset)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_report_for_people_shows_each_completion_beside_the_truth() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -281,6 +282,26 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(dataset: Path, base
         plan_train(dataset, opened(tmp_path / "out"), replace(FULL, max_steps=1)), tmp_path / "again", Silent()
     )
     assert again.facts["held_out"]["start"]["loss"] == pytest.approx(min(curve), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"), [(LORA, "the adapter changes nothing"), (FULL, "the model is as it was")]
+)
+def test_a_training_that_was_of_no_use_says_so(
+    dataset: Path,
+    base_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: TrainSettings,
+    left: str,
+) -> None:
+    original, calls = loop.score, itertools.count()
+    monkeypatch.setattr(loop, "score", lambda *given: replace(original(*given), loss=5.0 + next(calls)))
+    listener = Lines()
+    plan = plan_train(dataset, opened(base_folder), replace(settings, max_steps=2, evaluate_every=1))
+    made = execute(plan, tmp_path / "out", listener)
+    assert made.facts["held_out"]["end"]["step"] == 0
+    assert f"warning: no step lowered the held-out loss: {left}" in listener.lines
 
 
 def test_targets_that_match_nothing_are_refused(dataset: Path, base_folder: Path, tmp_path: Path) -> None:

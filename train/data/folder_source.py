@@ -57,7 +57,7 @@ class FolderSource:
             data = _read(self._root / entry.path)
         except OSError as error:
             raise StageError(
-                f"{entry.path} in {self.name} could be read at first and then not ({type(error).__name__})",
+                f"{entry.path} in {self.name} could be read at first and then not ({error.strerror or error})",
                 "Run again once nothing changes the folder.",
             ) from error
         if hashlib.sha256(data).hexdigest() != entry.pin:
@@ -78,7 +78,7 @@ class FolderSource:
             except OSError as error:
                 if not prefix:
                     raise SourceError(
-                        f"{self._root} cannot be read ({type(error).__name__})", "Check its permissions."
+                        f"{self._root} cannot be read ({error.strerror})", "Check its permissions."
                     ) from error
                 self.skipped[UNREADABLE] += 1
                 continue

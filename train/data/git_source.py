@@ -46,7 +46,7 @@ class GitSource:
             self._repo: Any = Repo(str(repository))
         except (NotGitRepository, UnsupportedExtension, UnsupportedVersion, *_DAMAGED) as error:
             raise SourceError(
-                f"{repository} is not a Git repository that can be read ({type(error).__name__})",
+                f"{repository} is not a Git repository that can be read ({_reason(error)})",
                 "Check it with `git fsck`, or name another folder.",
             ) from error
         try:
@@ -60,8 +60,7 @@ class GitSource:
             self._around = self._files_of(self._repo.object_store[head].tree)
         except _DAMAGED as error:
             raise SourceError(
-                f"commit {head.decode('ascii', 'replace')[:12]} of {repository} cannot be read "
-                f"({type(error).__name__})",
+                f"commit {head.decode('ascii', 'replace')[:12]} of {repository} cannot be read ({_reason(error)})",
                 "Check the repository with `git fsck`; a partial clone needs its missing objects fetched.",
             ) from error
 
@@ -95,7 +94,7 @@ class GitSource:
             kind, data = self._repo.object_store.get_raw(entry.pin.encode("ascii"))
         except _DAMAGED as error:
             raise StageError(
-                f"{entry.path} in commit {self.pin[:12]} of {self.name} cannot be read ({type(error).__name__})",
+                f"{entry.path} in commit {self.pin[:12]} of {self.name} cannot be read ({_reason(error)})",
                 "Check the repository with `git fsck`, then run again.",
             ) from error
         if kind != Blob.type_num:
@@ -157,3 +156,7 @@ class GitSource:
             found = [entry for entry in found if not entry.path.startswith(tuple(marked))]
             skipped[FOLDER] += len(marked)
         return sorted(found, key=lambda entry: entry.path), skipped
+
+
+def _reason(error: Exception) -> str:
+    return "an object is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
