@@ -53,7 +53,9 @@ def open_engines(folder: Path, layers: int) -> dict[str, Any]:
     from compile.schemes import parse_scheme
     from serve.engine.loading import load
     from toolchain.contracts import architectures
+    from toolchain.contracts.fim import STARCODER
     from toolchain.contracts.progress import Silent
+    from toolchain.contracts.targets import parse_target
 
     torch.manual_seed(0)
     config = GPTBigCodeConfig(
@@ -64,8 +66,8 @@ def open_engines(folder: Path, layers: int) -> dict[str, Any]:
     facts, scheme = architectures.read(folder / "checkpoint"), parse_scheme("q4f16_1")
     (folder / "params").mkdir()
     weights.convert(folder / "checkpoint", facts, scheme, folder / "params", Silent())
-    library.build(facts, scheme, folder / "model.so")
-    ours = load(folder / "model.so", folder / "params", 2048)
+    library.build(facts, scheme, STARCODER, parse_target("cpu"), folder / "model.a")
+    ours = load(folder / "model.a", folder / "params", 2048)
     wide = GPTBigCodeForCausalLM.from_pretrained(folder / "checkpoint", dtype=torch.float32).eval()
     return {
         "fimble q4f16_1": lambda count: run_ours(ours, count),

@@ -51,7 +51,7 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     tvm = tvm_package.find()
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from compile import chat_config, library, library_cache, proof, weights
+        from compile import chat_config, cuda, library, library_cache, proof, weights
 
         params = draft.path / "params"
         params.mkdir()
@@ -60,6 +60,10 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
         }
         # What can fail soon comes first; the weights, which take longest, are kept in `work` until they are whole.
         for name, target in targets.items():
+            if target.device == "cuda" and cuda.missing():
+                progress.say(
+                    f"the CUDA library will hold source, to be compiled at each start: there is no {cuda.missing()}"
+                )
             progress.start(f"library for {name}")
             build = partial(library.build, facts, scheme, spec, target)
             library_cache.fetch(facts, scheme, spec, target, draft.path / libraries[name], build)

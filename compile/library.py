@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from compile import devices, linker
+from compile import cuda, devices, linker
 from compile.architectures import FAMILIES
 from compile.caches import explicit, paged
 from compile.chat_config import PREFILL_CHUNK
 from compile.kernels.cpu import quantized_matmul
+from compile.kernels.gpu.binding import bind_threads
 from compile.kernels.gpu.paged_attention import merge_in_order
 from compile.layers.cpu import CpuLayers
 from compile.layers.gpu import GpuLayers
@@ -49,7 +51,7 @@ def build(
     pages = target.device != "cpu" if pages is None else pages
     layers = layers_of(scheme, target)
     model = FAMILIES[facts.family].Model(facts, layers)
-    with device:
+    with device, cuda.fatbins(target.archs) if target.device == "cuda" else nullcontext():
         functions = paged.functions(model, layers, facts, device) if pages else explicit.functions(model, layers, facts)
         module, parameters = model.export_tvm(spec=functions)
         if target.device != "cpu":
@@ -61,7 +63,9 @@ def build(
             _add_packer(builder, packed, layers)
         with builder.function("_metadata", params=[]):
             builder.emit_func_output(tvm.ir.StringImm(json.dumps(metadata)))
-        executable = relax.build(builder.finalize(), target=device, relax_pipeline=pipeline())
+        # For GPUs, TVM moves what expressions share out of kernels, also where only the kernel knows its variables.
+        with tvm.transform.PassContext(config={"tirx.disable_cse_tir": target.device != "cpu"}):
+            executable = relax.build(builder.finalize(), target=device, relax_pipeline=pipeline(device))
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         write = _archive if target.extension == "a" else partial(_link, target=target)
         executable.export_library(str(out), fcompile=write, workspace_dir=scratch)
@@ -157,14 +161,19 @@ def _link(output: str, objects: list[str], options: Any = None, *, target: Targe
     linker.link(Path(output), [Path(file) for file in objects], target)
 
 
-def pipeline() -> Any:
-    """Relax to VM bytecode. All kernels are scheduled already, so no tuning and no default schedules."""
+def pipeline(device: Any) -> Any:
+    """Relax to VM bytecode. Our kernels are scheduled already, so no tuning, and default schedules only for strays."""
     transform = relax.transform
+
+    def bind_strays(module: Any, _: Any) -> Any:
+        return module if device.kind.name == "llvm" else bind_threads(module, device)
+
     return tvm.transform.Sequential(
         [
             transform.LegalizeOps(),
             transform.FoldConstant(),
             transform.DeadCodeElimination(),
+            tvm.transform.module_pass(bind_strays, opt_level=0),
             transform.ToNonDataflow(),
             transform.RemovePurityChecking(),
             transform.CallTIRRewrite(),
