@@ -71,7 +71,8 @@ def up_command(
     from serve import server
     from toolchain import editor
     from toolchain.console import console
-    from toolchain.pipeline import current_bundle, report, up
+    from toolchain.pipeline import report, up
+    from toolchain.workspace import current_bundle
 
     tables = _tables()
     serving = choose(ServeSettings, "serve", tables, flags)
@@ -166,7 +167,7 @@ def serve_command(bundle: BundlePath, as_json: Json = False, **flags: Any) -> No
     """Completions over HTTP, in the protocols that editors speak."""
     from serve.server import run
     from toolchain.console import console
-    from toolchain.pipeline import named_artifact
+    from toolchain.workspace import named_artifact
 
     chosen = choose(ServeSettings, "serve", _tables(), flags)
     folder = named_artifact(bundle)
@@ -190,7 +191,7 @@ def complete_command(
     from serve.engine.sampling import Sampling
     from serve.requests import CompletionRequest, clean
     from toolchain.console import console
-    from toolchain.pipeline import named_artifact
+    from toolchain.workspace import named_artifact
 
     opened = open_bundle(named_artifact(bundle))
     with console() as progress:
@@ -215,12 +216,24 @@ def inspect_command(
 ) -> None:
     """What an artifact is, and what it was made from."""
     from toolchain.inspection import describe, lines
-    from toolchain.pipeline import named_artifact
+    from toolchain.workspace import named_artifact
 
     report = describe(named_artifact(folder), verify)
     _print(as_json, report, lines(report))
     if report.get("problems"):
         sys.exit(1)
+
+
+@app.command("prune")
+def prune_command(
+    workspace: Annotated[Path, typer.Argument(help="The workspace of up.")] = Path(".fimble"),
+    as_json: Json = False,
+) -> None:
+    """Remove from a workspace what neither its current bundle nor the previous one was made from."""
+    from toolchain.workspace import prune
+
+    done = prune(workspace)
+    _print(as_json, done, [*done["removed"], f"removed {len(done['removed'])} folders, {done['bytes']:,} bytes"])
 
 
 @app.command("demo")

@@ -21,7 +21,8 @@ from toolchain import editor
 from toolchain.contracts.errors import StageError
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.progress import Progress
-from toolchain.pipeline import current_bundle, report, up
+from toolchain.pipeline import report, up
+from toolchain.workspace import current_bundle
 
 CURSORS = 4
 WINDOW = 4000

@@ -1,94 +1,33 @@
 """`fimble up`: the whole road, doing again only what is not current.
 
-The workspace is a folder (`.fimble` beside the user's code) of finished artifacts, `KIND/KEY/`, where the key covers
-parents, settings and the stage's recipe. Every step plans from the digests of the steps before it; a step whose
-folder exists is current. `current` and `previous` name the two latest bundles.
+Every step plans from the digests of the steps before it; a step whose folder is in the workspace already is current.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.contracts import extras, manifest, tvm_package
-from toolchain.contracts.errors import ArtifactError
-from toolchain.contracts.manifest import Manifest, Parent
+from toolchain.contracts import extras, tvm_package
+from toolchain.contracts.manifest import Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.settings import choose
-from toolchain.contracts.stage import Plan, execute, is_current
+from toolchain.workspace import Step, Workspace, hold, point_at
 
 if TYPE_CHECKING:
     from compile.settings import CompileSettings
     from train.bases import Base
     from train.settings import TrainSettings
 
-KEY_CHARACTERS = 16
-LOCK = "lock"
 LIBRARIES = ("datasets", "peft", "safetensors", "torch", "transformers")
-CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# What fimble up made; see https://bford.info/cachedir/\n"
 
 
 @dataclass(frozen=True)
 class UpSettings:
     base: str = "scratch"
     """The model to start from: a Hugging Face folder, a hub id, or `scratch` for a small one grown on the spot."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of a finished run."""
-
-    stage: str
-    made: bool
-    seconds: float
-    folder: Path
-    manifest: Manifest
-
-
-@dataclass
-class Workspace:
-    """The folder of artifacts, and the steps taken in it."""
-
-    root: Path
-    progress: Progress
-    steps: list[Step]
-
-    def place(self, plan: Plan) -> Path:
-        return self.root / plan.kind / plan.key[:KEY_CHARACTERS]
-
-    def run(self, stage: str, make_plan: Callable[[], Plan]) -> Step:
-        """Plan a stage and execute it unless it is current."""
-        begun = time.monotonic()
-        plan = make_plan()
-        folder = self.place(plan)
-        current = self._is_current(plan, folder)
-        made = execute(plan, folder, self.progress)
-        step = Step(stage, not current, time.monotonic() - begun, folder, made)
-        self.steps.append(step)
-        word = "made" if step.made else "current"
-        self.progress.say(f"{stage:<8} {word:<8} {step.seconds:7.1f} s   {folder}")
-        return step
-
-    def _is_current(self, plan: Plan, folder: Path) -> bool:
-        """Whether the step at `folder` is current. A damaged one is removed: it can be made again."""
-        try:
-            if is_current(plan, folder):
-                return True
-            damage = f"{folder} is damaged"
-        except ArtifactError as error:
-            damage = error.message
-        if os.path.lexists(folder):
-            self.progress.say(f"{damage}: making it again")
-            if folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder)
-            else:
-                folder.unlink()
-        return False
 
 
 def up(
@@ -120,10 +59,8 @@ def up(
     build = choose(CompileSettings, "compile", tables, flags)
     extras.need(*LIBRARIES)
     tvm_package.find()
-    root.mkdir(parents=True, exist_ok=True)
     workspace, cache = Workspace(root, progress, []), root / "cache"
-    with manifest.locked(root / LOCK, f"another fimble process is at work in {root}"):
-        _mark(root)
+    with hold(root):
         collecting = plan_collect(sources, collect, cache, progress)
         base = _existing_base(choice.base, train, build, cache)
         dataset = workspace.run("collect", lambda: collecting).folder
@@ -132,7 +69,7 @@ def up(
         tuned = _fine_tune(workspace, dataset, base, train)
         parent = Parent(kind="checkpoint", digest=tuned.manifest.digest)
         bundle = workspace.run("compile", lambda: plan_compile(tuned.folder, parent, build))
-        _point_at(root, bundle.folder)
+        point_at(root, bundle.folder)
     made = [step.stage for step in workspace.steps if step.made]
     progress.say(f"made: {', '.join(made)}" if made else "every stage is current")
     return workspace.steps
@@ -144,16 +81,6 @@ def report(steps: Sequence[Step]) -> list[dict[str, Any]]:
         {"stage": s.stage, "made": s.made, "seconds": round(s.seconds, 1), "folder": str(s.folder.resolve())}
         for s in steps
     ]
-
-
-def _mark(root: Path) -> None:
-    """Keep a fresh workspace out of Git, and of the dataset when it lies within a source.
-
-    A folder that holds something of the user's stays as it is.
-    """
-    if {path.name for path in root.iterdir()} <= {LOCK, "CACHEDIR.TAG"}:
-        (root / "CACHEDIR.TAG").write_text(CACHE_TAG, encoding="utf-8")
-        (root / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 def _existing_base(name: str, train: TrainSettings, build: CompileSettings, cache: Path) -> Base | None:
@@ -180,49 +107,3 @@ def _fine_tune(workspace: Workspace, dataset: Path, base: Base, settings: TrainS
     if tuned.manifest.kind == "adapter":
         return workspace.run("merge", lambda: plan_merge(tuned.folder, base))
     return tuned
-
-
-def current_bundle(root: Path) -> Path:
-    """The bundle that a workspace names as current. Raises ArtifactError when there is none."""
-    folder = _follow(root / "current")
-    if folder is None:
-        raise ArtifactError(f"the workspace {root} has no current bundle", "Run fimble up first.")
-    return folder
-
-
-def named_artifact(folder: Path) -> Path:
-    """`folder`, or its current bundle when it is a workspace. Raises ArtifactError for a workspace without one."""
-    if os.path.lexists(folder / manifest.MANIFEST):
-        return folder
-    is_workspace = any(os.path.lexists(folder / name) for name in ("current", LOCK))
-    return current_bundle(folder) if is_workspace else folder
-
-
-def _follow(pointer: Path) -> Path | None:
-    """Where a pointer leads: a link, or a file with a relative path where links are not to be had."""
-    if pointer.is_symlink() or pointer.is_dir():
-        return pointer.resolve() if manifest.is_whole(pointer) else None
-    if pointer.is_file():
-        folder = (pointer.parent / pointer.read_text(encoding="utf-8").strip()).resolve()
-        return folder if manifest.is_whole(folder) else None
-    return None
-
-
-def _point_at(root: Path, bundle: Path) -> None:
-    before = _follow(root / "current")
-    if before == bundle.resolve():
-        return
-    if before is not None:
-        _set_pointer(root / "previous", before)
-    _set_pointer(root / "current", bundle)
-
-
-def _set_pointer(pointer: Path, folder: Path) -> None:
-    relative = folder.resolve().relative_to(pointer.parent.resolve())
-    fresh = pointer.with_name(f".{pointer.name}.partial")
-    fresh.unlink(missing_ok=True)
-    try:
-        fresh.symlink_to(relative, target_is_directory=True)
-    except OSError:
-        fresh.write_text(relative.as_posix() + "\n", encoding="utf-8")
-    fresh.replace(pointer)

@@ -16,10 +16,11 @@ from tests.toolchain.conftest import Fimble
 from tests.train.tiny import Lines, write_base
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import ArtifactError, MissingExtra, UserError
-from toolchain.contracts.manifest import Draft
+from toolchain.contracts.manifest import Draft, Kind, Parent
 from toolchain.contracts.progress import Progress, Silent
 from toolchain.contracts.stage import Plan
-from toolchain.pipeline import Workspace, up
+from toolchain.pipeline import up
+from toolchain.workspace import Workspace, point_at
 
 pytestmark = [pytest.mark.train, pytest.mark.compile]
 
@@ -159,3 +160,34 @@ def test_a_workspace_whose_bundle_is_gone_asks_for_up(fimble: Fimble, tmp_path: 
     shutil.rmtree(tmp_path / "work" / "bundle")
     for command in (["inspect"], ["serve"], ["complete", "--prefix", "a"]):
         fimble(*command, "work").refused("the workspace work has no current bundle. Run fimble up first")
+
+
+def test_prune_keeps_what_two_bundles_were_made_from(fimble: Fimble, tmp_path: Path) -> None:
+    root = tmp_path / "work"
+
+    def artifact(kind: Kind, name: str, *parents: Path) -> Path:
+        def write(draft: Draft, work: Path, progress: Progress) -> None:
+            (draft.path / "file").write_text(name, encoding="utf-8")
+
+        named = tuple(Parent(kind=manifest.read(p).kind, digest=manifest.read(p).digest) for p in parents)
+        plan = Plan(kind, 1, named, {"name": name}, write)
+        return Workspace(root, Silent(), []).run(name, lambda: plan).folder
+
+    base = artifact("checkpoint", "base")
+    roads = []
+    for number in range(3):
+        data = artifact("dataset", f"data {number}")
+        tuned = artifact("checkpoint", f"tuned {number}", data, base)
+        roads.append([data, tuned, artifact("bundle", f"bundle {number}", tuned)])
+        point_at(root, roads[-1][-1])
+    users = root / "dataset" / "mine"
+    users.mkdir()
+    (users / "file").touch()
+    done = fimble("prune", root, "--json").report
+    assert sorted(done["removed"]) == sorted(map(str, roads[0]))
+    assert done["bytes"] == len("data 0" + "tuned 0" + "bundle 0")
+    assert all(path.exists() for path in [base, users, *roads[1], *roads[2]])
+    assert not any(path.exists() for path in roads[0])
+    assert fimble("prune", root).out == "removed 0 folders, 0 bytes\n"
+    fimble("prune", tmp_path / "nothing").refused("has no current bundle")
+    assert not (tmp_path / "nothing").exists()
