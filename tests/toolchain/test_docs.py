@@ -1,0 +1,62 @@
+"""The pages in docs/ say what the code does."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from serve.settings import ServeSettings
+from toolchain.contracts import settings
+from toolchain.pipeline import UpSettings
+from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
+
+DOCS = Path(__file__).parents[2] / "docs"
+SETTINGS, SERVER = ((DOCS / name).read_text(encoding="utf-8") for name in ("settings.md", "server.md"))
+
+
+@pytest.mark.parametrize("kind", [UpSettings, ScratchSettings])
+def test_keys_without_a_flag_are_documented_with_their_defaults(kind: type) -> None:
+    texts = settings.documentation(kind)
+    rows = [f"| `{field.name.replace('_', '-')}` | {field.default} | {texts[field.name]} |" for field in fields(kind)]
+    assert "\n".join(rows) in SETTINGS
+
+
+def test_the_defaults_that_the_base_scratch_changes_are_documented() -> None:
+    usual = TrainSettings()
+    rows = [
+        f"| `{name.replace('_', '-')}` | {value} | {getattr(usual, name) or usual.peak_learning_rate} |"
+        for name, value in FOR_SCRATCH.items()
+    ]
+    assert "\n".join(rows) in SETTINGS
+
+
+def test_the_servers_paths_and_flags_are_documented() -> None:
+    pytest.importorskip("starlette", reason="needs the serve extra")
+    from serve.app import Server
+
+    server = Server.__new__(Server)  # a route needs no model
+    server.completer = SimpleNamespace()  # type: ignore[assignment]
+    routes = {f"{min(route.methods - {'HEAD'})} {route.path.replace(':path', '')}" for route in server.app().routes}  # type: ignore[attr-defined]
+    assert set(re.findall(r"^\| `((?:GET|POST) [^`]+)`", SERVER, flags=re.MULTILINE)) == routes
+    shown = dict(re.findall(r"^\| `(--[a-z-]+)` \| `?(\w[\w.]*)`? \|", SERVER, flags=re.MULTILINE))
+    defaults = {settings.flag(field.name): str(field.default or "none") for field in fields(ServeSettings)}
+    assert shown == defaults
+
+
+def test_the_servers_limits_are_documented() -> None:
+    from serve import app, requests
+
+    assert f"larger than {app.MOST_BYTES >> 20} MiB" in SERVER
+    assert f"within {app.BODY_SECONDS} seconds" in SERVER
+    assert f"at most {requests.MOST_TOKENS};" in SERVER
+    assert f"a list of up to {requests.MOST_STOPS};" in SERVER
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
+        for link in re.findall(r"\]\(([^):#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), (page.name, link)
