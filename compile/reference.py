@@ -19,7 +19,7 @@ from toolchain.contracts import tensor_cache
 from toolchain.contracts.architectures.facts import Architecture
 
 Floats = NDArray[Any]
-BLOCK_ROWS = 4096
+BLOCK_WEIGHTS = 1 << 18  # a megabyte of float32, which stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class StoredWeights:
         """Rows of the matrix of `layer`, by number or slice: `[len(ids), K]`."""
         if not self.scheme.quantized:
             return self._load(f"{layer}.weight")[ids].astype(np.float32)
-        words, scales = self._load(f"{layer}.q_weight")[ids], self._load(f"{layer}.q_scale")[ids]
-        bits = self.scheme.bits or 0
-        shifts = np.arange(0, 32, bits, dtype=np.uint32)
-        numbers = (words[..., None] >> shifts) & np.uint32(2**bits - 1)
-        grouped = numbers.reshape(*scales.shape, -1).astype(np.float32) - np.float32(2 ** (bits - 1) - 1)
-        return (grouped * scales[..., None].astype(np.float32)).reshape(len(words), -1)
+        packed, scales = self._load(f"{layer}.q_weight")[ids].view(np.uint8), self._load(f"{layer}.q_scale")[ids]
+        numbers = packed if self.scheme.bits == 8 else np.stack([packed & 15, packed >> 4], axis=-1)
+        grouped = numbers.reshape(*scales.shape, -1).astype(np.float32)
+        grouped -= np.float32(127 if self.scheme.bits == 8 else 7)
+        grouped *= scales[..., None].astype(np.float32)
+        return grouped.reshape(len(packed), -1)
 
     def linear(self, layer: str, x: Floats) -> Floats:
         """`x [M, K]` times the transposed matrix of `layer`, and its bias if it has one: `[M, N]`.
@@ -51,8 +51,9 @@ class StoredWeights:
         """
         matrix = f"{layer}.q_weight" if self.scheme.quantized else f"{layer}.weight"
         outputs = self.stored[matrix].shape[0]
-        starts = range(0, outputs, BLOCK_ROWS)
-        y = np.concatenate([x @ self.rows(layer, slice(at, at + BLOCK_ROWS)).T for at in starts], axis=1)
+        rows = max(1, BLOCK_WEIGHTS // x.shape[1])
+        blocks = (self.rows(layer, slice(at, at + rows)) for at in range(0, outputs, rows))
+        y = np.concatenate([x @ block.T for block in blocks], axis=1)
         return y + self.vector(f"{layer}.bias") if f"{layer}.bias" in self.stored else y
 
     def layer_norm(self, layer: str, x: Floats, epsilon: float) -> Floats:
