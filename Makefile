@@ -6,7 +6,7 @@ FIMBLE := $(VENV)/bin/fimble
 REPO ?=
 export REPO
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow gpu-check lint clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,13 @@ test: lint
 
 test-slow: $(STAMP)
 	$(VENV)/bin/python -P -m pytest -m slow
+
+# On a machine with a GPU: the same logits as the processor's, and speed beside what its memory allows.
+TARGET ?= cuda
+gpu-check: $(STAMP)
+	$(VENV)/bin/python -P -m pytest -m gpu
+	$(VENV)/bin/python -P -m benchmarks.gpu --target $(TARGET)
+	$(VENV)/bin/python -P -m benchmarks.gpu --target $(TARGET) --starcoder
 
 clean:
 	rm -rf $(VENV)
