@@ -6,6 +6,7 @@ learned positions from a second table.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm import tirx
@@ -19,6 +20,7 @@ from compile.schemes import Scheme
 THREADS = 256
 
 
+@cache
 def gather_quantized(K: int, scheme: Scheme, limits: Limits, added: bool = False) -> Any:
     """Row `ids[m]` of a table of words `[V, K/32 · bits]` and scales `[V, K/32]`, to `out [M, K]`."""
     bits, dtype = scheme.bits or 0, scheme.dtype
@@ -53,6 +55,7 @@ def gather_quantized(K: int, scheme: Scheme, limits: Limits, added: bool = False
     return _without_x(quantized_embed, added)
 
 
+@cache
 def gather(K: int, dtype: str, limits: Limits, added: bool = False) -> Any:
     """Row `ids[m]` of a float table `[V, K]` to `out [M, K]`."""
     threads = min(THREADS, limits.threads)

@@ -6,6 +6,7 @@ Every kernel takes W and `x [M, K]`, then a bias `[N]` and a residual `[M, N]` i
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
@@ -28,6 +29,7 @@ from compile.kernels.gpu.products import (
 from compile.schemes import Scheme
 
 
+@cache
 def gemv(
     N: int, K: int, scheme: Scheme, limits: Limits, finish: str = "", dtype: str | None = None, rows: int = 1
 ) -> Any:
@@ -76,6 +78,7 @@ def gemv(
     return without_unused(float_gemv, finish)
 
 
+@cache
 def gemm(N: int, K: int, scheme: Scheme, limits: Limits, finish: str = "", dtype: str | None = None) -> Any:
     """For many rows of x (prefill)."""
     kind, out = scheme.dtype, dtype or scheme.dtype

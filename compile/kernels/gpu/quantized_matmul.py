@@ -9,6 +9,7 @@ gives `out [M, N]` in `dtype`, else in the scheme's.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
@@ -44,6 +45,7 @@ def dequantized(word: Any, first: Any, scale: Any, bits: int) -> Any:
     return T.Cast("float32x4", T.Cast("int32x4", picked)) * splat(scale) - splat(middle)
 
 
+@cache
 def gemv(
     N: int, K: int, scheme: Scheme, limits: Limits, finish: str = "", dtype: str | None = None, rows: int = 1
 ) -> Any:
@@ -106,6 +108,7 @@ def gemv(
     return without_unused(quantized_gemv, finish)
 
 
+@cache
 def gemm(N: int, K: int, scheme: Scheme, limits: Limits, finish: str = "", dtype: str | None = None) -> Any:
     """For many rows of x (prefill)."""
     kind, out, bits = scheme.dtype, dtype or scheme.dtype, scheme.bits or 0

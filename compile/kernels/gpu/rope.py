@@ -5,6 +5,7 @@ The pair (d, d + D/2) of a head is turned by position · f[d]; see `toolchain/co
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
@@ -25,6 +26,7 @@ def within_a_turn(angle: Any) -> Any:
     return angle
 
 
+@cache
 def rotate(heads: int, kv_heads: int, head_size: int, limits: Limits, dtype: str) -> Any:
     """`qkv [M, (H + 2 KV) D]`, positions `[M]` int32 and inverse frequencies `[D/2]` float32, to `out` like `qkv`.
 

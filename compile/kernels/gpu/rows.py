@@ -6,6 +6,7 @@ thread for each number. Constants are such that seven digits say all: TVM writes
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
@@ -27,6 +28,7 @@ def sum_threads(part, t, threads):
     T.tvm_storage_sync("shared")
 
 
+@cache
 def layer_norm(K: int, epsilon: float, limits: Limits, dtype: str) -> Any:
     """(x - mean) / sqrt(variance + epsilon) · gamma + beta for `x [M, K]`.
 
@@ -75,6 +77,7 @@ def layer_norm(K: int, epsilon: float, limits: Limits, dtype: str) -> Any:
     return layer_norm_rows
 
 
+@cache
 def rms_norm(K: int, epsilon: float, limits: Limits, dtype: str) -> Any:
     """x / sqrt(mean(x²) + epsilon) · gamma for `x [M, K]`."""
     threads = min(THREADS, limits.threads)
@@ -107,6 +110,7 @@ def rms_norm(K: int, epsilon: float, limits: Limits, dtype: str) -> Any:
     return rms_norm_rows
 
 
+@cache
 def finish(K: int, what: str, limits: Limits, dtype: str) -> Any:
     """`x [M, K]` with what follows a product: bias and residual as in `products.finished`."""
     threads = min(THREADS, limits.threads)
@@ -130,6 +134,7 @@ def finish(K: int, what: str, limits: Limits, dtype: str) -> Any:
     return without_unused(finish_rows, what)
 
 
+@cache
 def gated(K: int, limits: Limits, dtype: str) -> Any:
     """SwiGLU's middle, silu(x[:, :K]) · x[:, K:] for `x [M, 2K]`, to `[M, K]`."""
     threads = min(THREADS, limits.threads)
@@ -152,6 +157,7 @@ def gated(K: int, limits: Limits, dtype: str) -> Any:
     return gated_rows
 
 
+@cache
 def take_rows(K: int, limits: Limits, dtype: str) -> Any:
     """Rows `rows [B]` int32 of `x [M, K]`, as `[B, K]`: only the last token of each prompt needs logits."""
     threads = min(THREADS, limits.threads)
