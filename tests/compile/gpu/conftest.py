@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,33 @@ import pytest
 from tests.compile.gpu import emulator
 
 
+@pytest.fixture(scope="package", autouse=True)
+def quick_stacks() -> Iterator[None]:
+    """TVMScript asks for the whole stack with every kernel. It is deep here, and its source takes long to find."""
+
+    def outer(frame: Any, context: int = 1) -> list[inspect.FrameInfo]:
+        found = []
+        while frame:
+            code = frame.f_code
+            found.append(inspect.FrameInfo(frame, code.co_filename, frame.f_lineno, code.co_name, None, None))
+            frame = frame.f_back
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "getouterframes", outer)
+        yield
+
+
 @pytest.fixture(scope="session")
-def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mapping[str, Any], str], emulator.Emulator]:
+def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., emulator.Emulator]:
     """Kernels by name to an emulator of a target."""
     if emulator.compiler() is None:
         pytest.skip("needs a C++ compiler to run GPU kernels on the processor: g++, clang++ or the package ziglang")
 
     folder = Path(tmp_path_factory.mktemp("emulator"))
 
-    def make(functions: Mapping[str, Any], kind: str) -> emulator.Emulator:
-        return emulator.Emulator(functions, kind, folder)
+    def make(functions: Mapping[str, Any], kind: str, hoist: bool = True) -> emulator.Emulator:
+        return emulator.Emulator(functions, kind, folder, hoist)
 
     return make
 

@@ -54,8 +54,11 @@ def compiler() -> list[str] | None:
     return None
 
 
-def lower(functions: Mapping[str, Any], kind: str) -> Any:
-    """The device side of kernels after all of TVM's passes for a target, as its code generator gets it."""
+def lower(functions: Mapping[str, Any], kind: str, hoist: bool = True) -> Any:
+    """The device side of kernels after all of TVM's passes for a target, as its code generator gets it.
+
+    Without `hoist`, expressions are not shared. Otherwise a kernel may get some that only its caller could work out.
+    """
     import tvm
     import tvm_ffi
 
@@ -65,7 +68,8 @@ def lower(functions: Mapping[str, Any], kind: str) -> Any:
     tvm.register_global_func(hook, lambda module, target: caught.append(module), override=True)
     try:
         named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
-        tvm.compile(tvm.IRModule(named), target=tvm.target.Target(TARGETS[kind]))
+        with tvm.transform.PassContext(config={"tirx.disable_cse_tir": not hoist}):
+            tvm.compile(tvm.IRModule(named), target=tvm.target.Target(TARGETS[kind]))
     finally:
         if original is None:
             tvm_ffi.remove_global_func(hook)
@@ -147,10 +151,10 @@ class Launch:
 class Emulator:
     """Kernels lowered for a target and compiled for this machine's processor, called by name with NumPy arrays."""
 
-    def __init__(self, functions: Mapping[str, Any], kind: str, folder: Path) -> None:
+    def __init__(self, functions: Mapping[str, Any], kind: str, folder: Path, hoist: bool = True) -> None:
         self.functions, self.kind = dict(functions), kind
         self.language = "metal" if kind == "metal" else "cuda"
-        lowered = lower(functions, kind)
+        lowered = lower(functions, kind, hoist)
         self.launches = {str(variable.name_hint): Launch(f) for variable, f in lowered.functions.items()}
         self.source = text = source_of(lowered, self.language)
         if self.language == "metal":

@@ -100,6 +100,11 @@ typedef _Float16 half;
 template <typename T>
 struct vector2 {
   T x, y;
+  vector2() = default;
+  vector2(T x, T y) : x(x), y(y) {}
+  template <typename S>
+  explicit vector2(vector2<S> v) : x(T(v.x)), y(T(v.y)) {}
+  T &operator[](int i) { return (&x)[i]; }
 };
 
 template <typename T>
@@ -115,18 +120,26 @@ struct vector4 {
   template <typename S>
   explicit vector4(vector4<S> v) : x(T(v.x)), y(T(v.y)), z(T(v.z)), w(T(v.w)) {}
   T &operator[](int i) { return (&x)[i]; }
-#define ELEMENTWISE(op) \
-  friend vector4 operator op(vector4 a, vector4 b) { return {T(a.x op b.x), T(a.y op b.y), T(a.z op b.z), T(a.w op b.w)}; }
-  ELEMENTWISE(+)
-  ELEMENTWISE(-)
-  ELEMENTWISE(*)
-  ELEMENTWISE(/)
-  ELEMENTWISE(&)
-  ELEMENTWISE(|)
-  ELEMENTWISE(<<)
-  ELEMENTWISE(>>)
-#undef ELEMENTWISE
 };
+
+#define ELEMENTWISE(op)                                  \
+  template <typename T>                                  \
+  vector2<T> operator op(vector2<T> a, vector2<T> b) {   \
+    return {T(a.x op b.x), T(a.y op b.y)};               \
+  }                                                      \
+  template <typename T>                                  \
+  vector4<T> operator op(vector4<T> a, vector4<T> b) {   \
+    return {T(a.x op b.x), T(a.y op b.y), T(a.z op b.z), T(a.w op b.w)}; \
+  }
+ELEMENTWISE(+)
+ELEMENTWISE(-)
+ELEMENTWISE(*)
+ELEMENTWISE(/)
+ELEMENTWISE(&)
+ELEMENTWISE(|)
+ELEMENTWISE(<<)
+ELEMENTWISE(>>)
+#undef ELEMENTWISE
 
 typedef vector2<int> int2;
 typedef vector2<unsigned> uint2;
@@ -135,6 +148,7 @@ typedef vector3<unsigned> uint3;
 typedef vector4<int> int4;
 typedef vector4<unsigned> uint4;
 typedef vector4<float> float4;
+typedef vector2<int64_t> longlong2;
 typedef vector4<int64_t> longlong4;
 
 template <typename T>

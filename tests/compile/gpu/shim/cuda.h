@@ -21,10 +21,13 @@ static inline bool __hlt(half a, half b) { return a < b; }
 static inline float __half2float(half x) { return x; }
 static inline half __float2half(float x) { return x; }
 static inline half __float2half_rn(float x) { return x; }
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-static inline longlong4 make_longlong4(int64_t x, int64_t y, int64_t z, int64_t w) { return {x, y, z, w}; }
+#define make_int2 int2
+#define make_int4 int4
+#define make_uint4 uint4
+#define make_float2 float2
+#define make_float4 float4
+#define make_longlong2 longlong2
+#define make_longlong4 longlong4
 static inline unsigned __activemask() { return ~0u; }
 static inline float __shfl_sync(unsigned, float x, int lane, int) { return blocks::shuffle(x, lane); }
 static inline float __shfl_down_sync(unsigned, float x, int offset, int) {
