@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -141,13 +142,25 @@ def _start_runtime() -> Any:
     found = next((path for path in files if path.is_file()), None)
     if found is None:
         raise MissingExtra(f"{folder} holds no runtime of TVM", "Run: pip install --force-reinstall apache-tvm")
-    import tvm_ffi
-
+    tvm_ffi = _import_without_torch()
     ctypes.CDLL(str(found), getattr(os, "RTLD_GLOBAL", 0))
     # The runtimes of GPUs lie in libraries of their own; one whose driver is not here cannot be loaded.
     for path in sorted(found.parent.glob("libtvm_runtime_*")):
         with contextlib.suppress(OSError):
             ctypes.CDLL(str(path), getattr(os, "RTLD_GLOBAL", 0))
+    return tvm_ffi
+
+
+def _import_without_torch() -> Any:
+    """The module `tvm_ffi`, which loads torch where that is installed: a second and memory that nothing here needs."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it then fails, as if it were not there
+    try:
+        import tvm_ffi
+    finally:
+        if absent:
+            del sys.modules["torch"]
     return tvm_ffi
 
 

@@ -15,7 +15,7 @@ from compile.bundle import plan_compile
 from compile.schemes import parse_scheme
 from compile.settings import CompileSettings
 from serve.bundle import load_runner, open_bundle
-from toolchain.contracts import architectures, manifest, object_archive
+from toolchain.contracts import architectures, manifest, object_archive, processors, targets
 from toolchain.contracts.cache_folder import VARIABLE
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.fim import STARCODER, STARCODER2
@@ -93,6 +93,22 @@ print(load_runner(open_bundle(Path({str(tmp_path / "bundle")!r})), Silent()).for
     assert found.stdout.strip().isdigit()
 
 
+def test_serving_loads_neither_torch_nor_the_compiler(bundle: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from serve.bundle import load_runner, open_bundle
+from toolchain.contracts.progress import Silent
+load_runner(open_bundle(Path({str(bundle)!r})), Silent()).forward([1, 2, 3], 0)
+print(sorted(name for name in ("torch", "tvm", "transformers", "compile") if name in sys.modules))
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.stdout.strip() == "[]", found.stderr
+
+
 def test_says_what_it_is(bundle: Path) -> None:
     from serve.engine.loading import load
 
@@ -118,6 +134,15 @@ def test_a_library_for_another_processor_never_runs(name: str, bundle: Path) -> 
         pytest.skip(f"this machine runs {name}")
     with pytest.raises(ArtifactError, match=r"lacks|cannot be loaded|it is for"):
         load(bundle / manifest.read(bundle).facts["targets"][name], bundle / "params")
+
+
+def test_says_which_machine_a_library_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = targets.this_system()
+    monkeypatch.setattr(processors, "machine", lambda: "arm64")
+    assert targets.unfit(parse_target(f"arm64-{here}")) is None
+    assert targets.unfit(parse_target(f"x86-64-v3-{here}")) == "it is for x86_64, and this machine is arm64"
+    monkeypatch.setattr(processors, "machine", lambda: "x86_64")
+    assert targets.unfit(parse_target(f"arm64-{here}")) == "it is for arm64, and this machine is x86_64"
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, 200_000])
