@@ -25,7 +25,10 @@ LIMITS: dict[Device, Limits] = {
 ATTRIBUTES: dict[Device, dict[str, Any]] = {
     "cuda": {"arch": "sm_80", "thread_warp_size": 32},
     "metal": {"thread_warp_size": 32},
-    "vulkan": {"thread_warp_size": 1, "supports_float16": True, "supports_16bit_buffer": True, "supports_int8": True},
+    "vulkan": {
+        "thread_warp_size": 1,
+        **dict.fromkeys(("supports_float16", "supports_16bit_buffer", "supports_int8", "supports_int64"), True),
+    },
 }
 
 

@@ -13,7 +13,7 @@ from toolchain.contracts.errors import SettingsError
 class Scheme:
     """`bits` of a quantized weight (None: not quantized), `group` weights share a scale, the rest is `dtype`.
 
-    The KV cache has the same `dtype`; activations are always float32.
+    The KV cache has the same `dtype`, and so have activations on GPUs; on processors those are float32.
     """
 
     name: str

@@ -39,7 +39,7 @@ class ExplicitCache:
             [1, 2],
             [Tensor.placeholder(cache.shape, cache.dtype) for cache in (self.keys, self.values)],
         )
-        kernel = attention.attention(*shape, facts.window, one_row=qkv.shape[0] == 1)
+        kernel = attention.attention(*shape, facts.window, one_row=bool(qkv.shape[0] == 1))
         out = float_rows(qkv.shape[0], facts.query_size)
         return op.tensor_ir_op(kernel, "causal_attention", [qkv, self.keys, self.values, where], out)
 

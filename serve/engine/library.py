@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from toolchain.contracts import object_archive, tensor_cache, tvm_package
 from toolchain.contracts.errors import ArtifactError, MissingExtra
+from toolchain.contracts.extras import missing
 from toolchain.contracts.targets import Device, parse_target, unfit
 
 POOLED_ALLOCATOR = 2
@@ -144,8 +145,10 @@ def _start_runtime() -> Any:
         raise MissingExtra(f"{folder} holds no runtime of TVM", "Run: pip install --force-reinstall apache-tvm")
     tvm_ffi = _import_without_torch()
     ctypes.CDLL(str(found), getattr(os, "RTLD_GLOBAL", 0))
-    # The runtimes of GPUs lie in libraries of their own; one whose driver is not here cannot be loaded.
-    for path in sorted(found.parent.glob("libtvm_runtime_*")):
+    # The runtimes of GPUs lie in libraries of their own, and CUDA's wants CUDA's own runtime, which PyPI has too. One
+    # whose driver is not here cannot be loaded.
+    cuda = folder.parent.glob("nvidia/cu*/lib/libcudart.so.*")
+    for path in [*sorted(cuda), *sorted(found.parent.glob("libtvm_runtime_*"))]:
         with contextlib.suppress(OSError):
             ctypes.CDLL(str(path), getattr(os, "RTLD_GLOBAL", 0))
     return tvm_ffi
@@ -174,7 +177,7 @@ def _load_module(ffi: Any, path: Path) -> Any:
         # Without a `cxx` the loader would look for a C++ compiler, whose runtime our objects do not need.
         return default_session().load_module(list(objects.values()), cxx=os.devnull)
     except ImportError:
-        raise MissingExtra("apache-tvm-ffi-orcjit is not installed", "Run: pip install 'fimble[serve]'") from None
+        raise missing("apache-tvm-ffi-orcjit") from None
     except (OSError, RuntimeError, AttributeError, ValueError) as error:
         raise _unloadable(path, error) from None
 

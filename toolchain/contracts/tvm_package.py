@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolchain.contracts.errors import MissingExtra, SettingsError
+from toolchain.contracts.errors import SettingsError
+from toolchain.contracts.extras import missing
 
 PATTERNS = ("apache_tvm-*.dist-info", "mlc_ai*.dist-info", "tvm-*.dist-info")
 
@@ -34,7 +35,7 @@ def find() -> TvmPackage:
     """
     spec = importlib.util.find_spec("tvm")
     if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("tvm_ffi") is None:
-        raise MissingExtra("TVM is not installed", "Run: pip install 'fimble[compile,serve]'")
+        raise missing("apache-tvm")
     folder = Path(next(iter(spec.submodule_search_locations)))
     infos = [info for pattern in PATTERNS for info in sorted(folder.parent.glob(pattern)) if _brings_tvm(info)]
     names = [re.sub(r"[-_.]+", "-", info.name.split("-")[0]) for info in infos]

@@ -11,6 +11,7 @@ Nothing is ever moved: rolling back is calling with a lower `position`.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
@@ -22,6 +23,7 @@ LONGEST = 1 << 40
 PREFILL_WORKERS = 16
 
 
+@cache
 def append(heads: int, kv_heads: int, head_size: int, lanes: int, dtype: str) -> Any:
     """Write the keys and values of M tokens to the cache of one layer, from `position` on."""
     D = head_size
@@ -51,6 +53,7 @@ def heads_together(group: int) -> int:
     return next(count for count in (8, 4, 2, 1) if group % count == 0 and (group // count > 1 or count == 1))
 
 
+@cache
 def attention(
     heads: int, kv_heads: int, head_size: int, lanes: int, dtype: str, window: int | None, one_row: bool
 ) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
@@ -10,6 +11,7 @@ from compile.kernels.cpu.quantized_matmul import GROUP, numbers
 from compile.schemes import Scheme
 
 
+@cache
 def gather_quantized(K: int, lanes: int, scheme: Scheme) -> Any:
     """Row `ids[m]` of a table packed as `quantized_matmul` packs it, to `out [M, K]` float32.
 
@@ -41,6 +43,7 @@ def gather_quantized(K: int, lanes: int, scheme: Scheme) -> Any:
     return quantized_embed
 
 
+@cache
 def gather(K: int, dtype: str) -> Any:
     """Row `ids[m]` of a float table `[V, K]` to `out [M, K]` float32."""
 

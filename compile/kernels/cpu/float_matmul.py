@@ -5,6 +5,7 @@ The exact counterpart that quantized models are compared with; correct first, an
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
@@ -12,6 +13,7 @@ from tvm.script import tirx as T
 from compile.kernels.cpu.vector import reduce_add, splat
 
 
+@cache
 def matmul(N: int, K: int, lanes: int, dtype: str) -> Any:
     """W `[N, K]` and `x [M, K]` to `out [M, N]` float32."""
     floats = f"float32x{lanes}"

@@ -8,6 +8,7 @@ repacking loses nothing; rows beyond N are zero.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
@@ -19,6 +20,7 @@ GROUP = 32
 TILE_ROWS = 4
 
 
+@cache
 def pack_words(lanes: int, bits: int) -> Any:
     """`[N, K/32 · bits]` to `[ceil(N/L), K/32, bits, L]`."""
 
@@ -40,6 +42,7 @@ def pack_words(lanes: int, bits: int) -> Any:
     return pack_q_weight
 
 
+@cache
 def pack_scales(lanes: int, dtype: str) -> Any:
     """`[N, K/32]` to `[ceil(N/L), K/32, L]`."""
 
@@ -72,6 +75,7 @@ def side_by_side(N: int, lanes: int) -> int:
     return next(count for count in (4, 3, 2, 1) if blocks % count == 0)
 
 
+@cache
 def gemv(N: int, K: int, lanes: int, scheme: Scheme) -> Any:
     """One row: packed W and `x [1, K]` to `out [1, N]`, float32.
 
@@ -126,6 +130,7 @@ def gemv(N: int, K: int, lanes: int, scheme: Scheme) -> Any:
     return quantized_gemv
 
 
+@cache
 def gemm(N: int, K: int, lanes: int, scheme: Scheme) -> Any:
     """Many rows: packed W and `x [M, K]` to `out [M, N]`, float32.
 

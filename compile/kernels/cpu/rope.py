@@ -5,11 +5,13 @@ The pair (d, d + D/2) of a head is turned by position · f[d]; see `toolchain/co
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
 
 
+@cache
 def positions() -> Any:
     """`out [M]` int32: `first`, `first + 1`, and so on."""
 
@@ -24,6 +26,7 @@ def positions() -> Any:
     return token_positions
 
 
+@cache
 def angles(head_size: int) -> Any:
     """Positions `[M]` and inverse frequencies `[D / 2]` to `out [M, D]`: cosines, then sines. Once for all layers."""
     half = head_size // 2
@@ -44,6 +47,7 @@ def angles(head_size: int) -> Any:
     return rope_angles
 
 
+@cache
 def rotate(heads: int, kv_heads: int, head_size: int) -> Any:
     """`qkv [M, (H + 2 KV) D]` with its query and key heads turned by `angles [M, D]`; values as they are."""
     half, turned, features = head_size // 2, heads + kv_heads, (heads + 2 * kv_heads) * head_size

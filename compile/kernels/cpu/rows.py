@@ -5,6 +5,7 @@ All rows are float32; weights and biases have the dtype of the scheme. K must be
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
@@ -12,6 +13,7 @@ from tvm.script import tirx as T
 from compile.kernels.cpu.vector import gelu, reduce_add, silu, splat
 
 
+@cache
 def layer_norm(K: int, epsilon: float, lanes: int, dtype: str) -> Any:
     """(x - mean) / sqrt(variance + epsilon) · gamma + beta for `x [M, K]`.
 
@@ -47,6 +49,7 @@ def layer_norm(K: int, epsilon: float, lanes: int, dtype: str) -> Any:
     return layer_norm_rows
 
 
+@cache
 def rms_norm(K: int, epsilon: float, lanes: int, dtype: str) -> Any:
     """x / sqrt(mean(x²) + epsilon) · gamma for `x [M, K]`."""
     floats = f"float32x{lanes}"
@@ -74,6 +77,7 @@ def rms_norm(K: int, epsilon: float, lanes: int, dtype: str) -> Any:
     return rms_norm_rows
 
 
+@cache
 def add(K: int, lanes: int) -> Any:
     """`x + y`, both `[M, K]`."""
 
@@ -93,6 +97,7 @@ def add(K: int, lanes: int) -> Any:
     return add_rows
 
 
+@cache
 def gated(K: int, lanes: int) -> Any:
     """SwiGLU's middle, silu(x[:, :K]) · x[:, K:] for `x [M, 2K]`, to `[M, K]` (Shazeer 2020, arXiv:2002.05202)."""
 
@@ -111,6 +116,7 @@ def gated(K: int, lanes: int) -> Any:
     return gated_rows
 
 
+@cache
 def finish(K: int, what: str, lanes: int, dtype: str) -> Any:
     """`x + bias`, then GELU or `+ residual [M, K]`, as `what` says: "bias", "bias_gelu" or "bias_residual"."""
     floats = f"float32x{lanes}"
@@ -153,6 +159,7 @@ def finish(K: int, what: str, lanes: int, dtype: str) -> Any:
     return finish_rows
 
 
+@cache
 def take_rows(K: int) -> Any:
     """Rows `rows [B]` int32 of `x [M, K]`, as `[B, K]`: only the last token of each prompt needs logits."""
 
@@ -170,6 +177,7 @@ def take_rows(K: int) -> Any:
     return take_rows_of
 
 
+@cache
 def last_row(K: int) -> Any:
     """`x [M, K]` to its last row `[1, K]`: only the last token of a prompt needs logits."""
 
