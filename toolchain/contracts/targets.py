@@ -76,7 +76,10 @@ def unfit(target: Target) -> str | None:
     """Why this machine's system or processor cannot run a library for `target`; None when they can."""
     if target.system != this_system():
         return f"it is for {target.system}"
-    lacking = processors.missing(processors.LEVELS[target.level])
+    level = processors.LEVELS[target.level]
+    if level.machine != processors.machine():
+        return f"it is for {level.machine}, and this machine is {processors.machine()}"
+    lacking = processors.missing(level)
     return f"this machine's processor lacks {', '.join(lacking)}" if lacking else None
 
 
