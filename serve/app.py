@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import threading
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serve.completer import Completer
+from serve.metrics import CONTENT_TYPE, Metrics
+from serve.page import files
+from serve.page.status import describe, status
 from serve.protocols import error_body, huggingface, openai
 from serve.requests import BadRequest, Completion, CompletionRequest, read_flag
 from serve.settings import LOOPBACK, ServeSettings
@@ -53,7 +57,9 @@ class Server:
     def __post_init__(self) -> None:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._held = 0
+        self.metrics = Metrics(lambda: self._held)
         bundle = self.completer.bundle
+        self._description = describe(bundle)
         self.defaults = CompletionRequest("", max_tokens=bundle.max_tokens, sampling=bundle.sampling)
 
     def app(self) -> Starlette:
@@ -64,9 +70,25 @@ class Server:
             Route(COMPLETIONS, self._for_clients(self.completions), methods=["POST"]),
             Route("/v1/models", self._for_clients(self.models), methods=["GET"]),
             Route("/health", self._for_this_machine(self.health), methods=["GET"]),
+            Route("/metrics", self._for_clients(self.counted), methods=["GET"]),
+            Route("/status", self._for_clients(self.status), methods=["GET"]),
+            Route("/", self._for_this_machine(files.index), methods=["GET"]),
+            Route("/page/{name}", self._for_this_machine(files.file), methods=["GET"]),
         ]
         kinds = (FimbleError, Refused, ClientDisconnect, HTTPException, Exception)
-        return Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, _reply_to_error))
+        return Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, self._failed))
+
+    def _failed(self, request: Request, error: Exception) -> Response:
+        reply = _reply_to_error(request, error)
+        self.metrics.record_failure(reply.status_code)
+        return reply
+
+    async def counted(self, request: Request) -> Response:
+        return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def status(self, request: Request) -> Response:
+        url = str(request.base_url).rstrip("/")
+        return JSONResponse(status(self.completer.bundle, self._description, self.metrics, url))
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": self.completer.bundle.name})
@@ -98,8 +120,15 @@ class Server:
 
     async def _complete(self, request: Request, wanted: CompletionRequest) -> Completion:
         """Run in the worker thread; a client that leaves ends the generation at its next step."""
-        gone = threading.Event()
-        work = self._queue(lambda: self.completer.complete(wanted, gone.is_set))
+        gone, arrived = threading.Event(), time.monotonic()
+
+        def produce() -> Completion:
+            waited = time.monotonic() - arrived
+            completion = self.completer.complete(wanted, gone.is_set)
+            self.metrics.record_completion(completion, waited)
+            return completion
+
+        work = self._queue(produce)
         watch = asyncio.create_task(_watch(request, gone, work))
         try:
             return await work
@@ -118,10 +147,14 @@ class Server:
         """
         loop, gone = asyncio.get_running_loop(), threading.Event()
         pieces: asyncio.Queue[str | Completion | None] = asyncio.Queue()
+        arrived = time.monotonic()
 
         def produce() -> None:
+            waited = time.monotonic() - arrived
             try:
                 for piece in self.completer.stream(wanted, gone.is_set):
+                    if isinstance(piece, Completion):
+                        self.metrics.record_completion(piece, waited)
                     loop.call_soon_threadsafe(pieces.put_nowait, piece)
             finally:
                 loop.call_soon_threadsafe(pieces.put_nowait, None)
@@ -135,8 +168,10 @@ class Server:
                 await work
                 yield "data: [DONE]\n\n"
             except FimbleError as error:
+                self.metrics.record_failure(500)
                 yield _event_of_failure(str(error), "model", "generation")
             except Exception as error:
+                self.metrics.record_failure(500)
                 log.exception("a stream failed")  # raised on, it would cut the reply off before the client can read why
                 yield _event_of_failure(f"the server failed ({type(error).__name__})", "server", "internal")
             finally:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 DRAIN_SECONDS = 10
-LIBRARIES = ("starlette", "uvicorn")
+LIBRARIES = ("prometheus_client", "starlette", "uvicorn")
 
 
 def run(

@@ -1,0 +1,38 @@
+"""What the page shows, as JSON: what is loaded, what was counted, and settings for editors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from serve.bundle import Bundle
+from serve.metrics import Metrics
+from serve.page.editors import snippets
+from toolchain.contracts import manifest
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """What is loaded; what an older bundle does not say is null."""
+    facts = manifest.read(bundle.folder, "bundle").facts
+    return {
+        "name": bundle.name,
+        "family": facts.get("family"),
+        "parameters": facts.get("parameters"),
+        "scheme": facts.get("scheme"),
+        "target": bundle.libraries[0][0].name,
+        "context_size": bundle.context_size,
+        "fim_order": bundle.spec.serving_order,
+        "max_tokens": bundle.max_tokens,
+    }
+
+
+def status(bundle: Bundle, model: Mapping[str, Any], metrics: Metrics, url: str) -> dict[str, Any]:
+    """The reply to the page, which reached the server at `url`; `model` is what `describe` gave."""
+    tokenizer = bundle.params / "tokenizer.json"
+    return {
+        "model": model,
+        "totals": metrics.totals(),
+        "recent": [asdict(served) for served in metrics.recent],
+        "editors": snippets(url, tokenizer, bundle.spec, bundle.context_size, bundle.name),
+    }
