@@ -26,13 +26,24 @@ class BadRequest(UserError):
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """Text before and after the cursor; without a suffix, `prefix` is simply continued."""
+    """Text before and after the cursor; without a suffix, `prefix` is simply continued.
+
+    `raw` text is continued as it comes, by no rule of completion and no deadline of the server's; None leaves it to
+    whether there is a suffix, and False tells that an editor asks, whose cursor may stand at the end of a file.
+    After `deadline_ms` the answer is what there is by then.
+    """
 
     prefix: str
     suffix: str = ""
     max_tokens: int = 64
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
+    raw: bool | None = None
+    deadline_ms: int | None = None
+
+    @property
+    def is_raw(self) -> bool:
+        return not self.suffix if self.raw is None else self.raw
 
 
 @dataclass(frozen=True)
