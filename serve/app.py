@@ -21,20 +21,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from serve import protocols
 from serve.completer import Completer
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.page import files
 from serve.page.status import describe, status
-from serve.protocols import error_body, huggingface, openai
-from serve.requests import BadRequest, Completion, CompletionRequest, read_flag
+from serve.protocols import Exchange, Model, Stream, error_body, huggingface, llamacpp, openai
+from serve.requests import BadRequest, Completion, CompletionRequest
 from serve.settings import LOOPBACK, ServeSettings
 from toolchain.contracts.errors import FimbleError
 
-COMPLETIONS = "/v1/completions"
 MOST_BYTES = 2 << 20
 BODY_SECONDS = 30
 RETRY_SECONDS = "1"
 Handler = Callable[[Request], Awaitable[Response]]
+Asking = Callable[[Mapping[str, Any], Model], Exchange | Mapping[str, Any]]
+Telling = Callable[[Model], object]
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -60,20 +62,28 @@ class Server:
         self.metrics = Metrics(lambda: self._held)
         bundle = self.completer.bundle
         self._description = describe(bundle)
-        self.defaults = CompletionRequest("", max_tokens=bundle.max_tokens, sampling=bundle.sampling)
+        self.model = protocols.describe(bundle)
 
     def app(self) -> Starlette:
+        keyed, local = self._for_clients, self._for_this_machine
+        asking: dict[str, Asking] = {
+            "/": huggingface.infer,
+            "/models/{model:path}": huggingface.infer,
+            "/generate": huggingface.generate,
+            "/v1/completions": openai.complete,
+            "/infill": llamacpp.infill,
+            "/completion": llamacpp.complete,
+            "/completions": llamacpp.complete,
+        }
+        telling: dict[str, Telling] = {"/v1/models": openai.models, "/props": llamacpp.props}
         routes = [
-            Route("/", self._for_clients(self.inference), methods=["POST"]),
-            Route("/models/{model:path}", self._for_clients(self.inference), methods=["POST"]),
-            Route("/generate", self._for_clients(self.generate), methods=["POST"]),
-            Route(COMPLETIONS, self._for_clients(self.completions), methods=["POST"]),
-            Route("/v1/models", self._for_clients(self.models), methods=["GET"]),
-            Route("/health", self._for_this_machine(self.health), methods=["GET"]),
-            Route("/metrics", self._for_clients(self.counted), methods=["GET"]),
-            Route("/status", self._for_clients(self.status), methods=["GET"]),
-            Route("/", self._for_this_machine(files.index), methods=["GET"]),
-            Route("/page/{name}", self._for_this_machine(files.file), methods=["GET"]),
+            *(Route(path, keyed(self._answering(ask)), methods=["POST"]) for path, ask in asking.items()),
+            *(Route(path, keyed(self._answering_with(tell)), methods=["GET"]) for path, tell in telling.items()),
+            Route("/health", local(self.health), methods=["GET"]),
+            Route("/metrics", keyed(self.counted), methods=["GET"]),
+            Route("/status", keyed(self.status), methods=["GET"]),
+            Route("/", local(files.index), methods=["GET"]),
+            Route("/page/{name}", local(files.file), methods=["GET"]),
         ]
         kinds = (FimbleError, Refused, ClientDisconnect, HTTPException, Exception)
         return Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, self._failed))
@@ -93,30 +103,29 @@ class Server:
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": self.completer.bundle.name})
 
-    async def models(self, request: Request) -> Response:
-        return JSONResponse(openai.models(self.completer.bundle.name))
+    def _answering(self, ask: Asking) -> Handler:
+        """Answer as a dialect's function says."""
 
-    async def inference(self, request: Request) -> Response:
-        body = await _read_body(request)
-        return JSONResponse([huggingface.render(body, await self._complete(request, self._parsed(body)))])
+        async def answer(request: Request) -> Response:
+            body = await _read_body(request)
+            exchange = ask(body, self.model)
+            if not isinstance(exchange, Exchange):
+                return JSONResponse(exchange)
+            if exchange.stream is None:
+                return JSONResponse(exchange.whole(await self._complete(request, exchange.wanted)))
+            events = self._events(exchange.wanted, exchange.stream, partial(_failure_body, request))
+            media_type = exchange.stream.framing.media_type
+            return StreamingResponse(events, media_type=media_type, headers={"Cache-Control": "no-store"})
 
-    async def generate(self, request: Request) -> Response:
-        body = await _read_body(request)
-        return JSONResponse(huggingface.render(body, await self._complete(request, self._parsed(body))))
+        return answer
 
-    async def completions(self, request: Request) -> Response:
-        body = await _read_body(request)
-        bundle = self.completer.bundle
-        wanted = openai.parse(body, self.defaults, bundle.spec)
-        head = openai.head(body, bundle.name)
-        if read_flag(body, "stream"):
-            return StreamingResponse(
-                self._events(wanted, head), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-            )
-        return JSONResponse(openai.render(head, await self._complete(request, wanted)))
+    def _answering_with(self, tell: Telling) -> Handler:
+        """Answer with what a dialect tells of the model."""
 
-    def _parsed(self, body: Mapping[str, Any]) -> CompletionRequest:
-        return huggingface.parse(body, self.defaults, self.completer.bundle.spec)
+        async def answer(request: Request) -> Response:
+            return JSONResponse(tell(self.model))
+
+        return answer
 
     async def _complete(self, request: Request, wanted: CompletionRequest) -> Completion:
         """Run in the worker thread; a client that leaves ends the generation at its next step."""
@@ -140,8 +149,10 @@ class Server:
             watch.cancel()
             gone.set()  # should this task be cancelled, as at the server's end, the generation ends too
 
-    def _events(self, wanted: CompletionRequest, head: Mapping[str, Any]) -> AsyncGenerator[str, None]:
-        """Server-sent events, closed by `[DONE]`. Leaving ends the generation, because the generator is closed.
+    def _events(
+        self, wanted: CompletionRequest, stream: Stream, failure: Callable[..., object]
+    ) -> AsyncGenerator[str, None]:
+        """The stream's events. Leaving ends the generation, because the generator is closed.
 
         The place in the queue is taken here and now, while a refusal can still be the reply.
         """
@@ -161,19 +172,24 @@ class Server:
 
         work = self._queue(produce)
 
+        framing = stream.framing
+
         async def events() -> AsyncGenerator[str, None]:
             try:
                 while (piece := await pieces.get()) is not None:
-                    yield f"data: {json.dumps(openai.render_piece(head, piece))}\n\n"
+                    for event in stream.events(piece):
+                        yield framing.frame(event)
                 await work
-                yield "data: [DONE]\n\n"
+                if framing.end:
+                    yield framing.end
             except FimbleError as error:
                 self.metrics.record_failure(500)
-                yield _event_of_failure(str(error), "model", "generation")
+                yield framing.frame(failure(500, str(error), "model", "generation"))
             except Exception as error:
                 self.metrics.record_failure(500)
                 log.exception("a stream failed")  # raised on, it would cut the reply off before the client can read why
-                yield _event_of_failure(f"the server failed ({type(error).__name__})", "server", "internal")
+                told = f"the server failed ({type(error).__name__})"
+                yield framing.frame(failure(500, told, "server", "internal"))
             finally:
                 gone.set()
                 work.cancel()  # a place in the queue is free at once
@@ -268,7 +284,7 @@ def _hostname(url: str) -> str | None:
 
 def _reply_to_error(request: Request, error: Exception) -> Response:
     """Every failure gets a body that editors can parse, and none shows the inside of the server."""
-    failure = partial(_failure, request.url.path)
+    failure = partial(_failure, request)
     match error:
         case BadRequest():
             return failure(422, str(error), error.field, "validation")
@@ -290,12 +306,12 @@ def _reply_to_error(request: Request, error: Exception) -> Response:
 
 
 def _failure(
-    path: str, status: int, message: str, field: str, kind: str, headers: Mapping[str, str] | None = None
+    request: Request, status: int, message: str, field: str, kind: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     retry = {"Retry-After": RETRY_SECONDS} if status in (429, 503) else {}
-    body = error_body(path, status, message, field, kind)
+    body = _failure_body(request, status, message, field, kind)
     return JSONResponse(body, status_code=status, headers={**(headers or {}), **retry})
 
 
-def _event_of_failure(message: str, field: str, kind: str) -> str:
-    return f"data: {json.dumps(error_body(COMPLETIONS, 500, message, field, kind))}\n\n"
+def _failure_body(request: Request, status: int, message: str, field: str, kind: str) -> dict[str, Any]:
+    return error_body(request.url.path, request.headers.get("user-agent", ""), status, message, field, kind)

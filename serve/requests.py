@@ -14,6 +14,8 @@ from toolchain.contracts.errors import UserError
 Finish = Literal["stop", "length", "cancelled"]
 MOST_TOKENS = 512
 MOST_STOPS, LONGEST_STOP = 32, 256
+UNLIMITED = {"max_tokens": (-1,), "n_predict": (-1, -2), "num_predict": (0, -1, -2)}
+"""Counts that in one dialect or another mean no limit of the client's."""
 
 
 class BadRequest(UserError):
@@ -30,7 +32,7 @@ class CompletionRequest:
 
     `raw` text is continued as it comes, by no rule of completion and no deadline of the server's; None leaves it to
     whether there is a suffix, and False tells that an editor asks, whose cursor may stand at the end of a file.
-    After `deadline_ms` the answer is what there is by then.
+    After `deadline_ms` the answer is what there is by then. `extra` are other files, as name and text.
     """
 
     prefix: str
@@ -40,6 +42,7 @@ class CompletionRequest:
     stop: tuple[str, ...] = ()
     raw: bool | None = None
     deadline_ms: int | None = None
+    extra: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_raw(self) -> bool:
@@ -77,6 +80,21 @@ def read_flag(values: Mapping[str, Any], name: str, default: bool = False) -> bo
     return default if value is None else value
 
 
+def read_list(values: Mapping[str, Any], name: str) -> list[Any]:
+    """A list, or an empty one for null and absent."""
+    value = values.get(name)
+    if value is not None and not isinstance(value, list):
+        raise BadRequest(name, "a list is needed")
+    return value or []
+
+
+def refuse(values: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
+    """Raise BadRequest for the first field that asks for what cannot be had; `reasons` say why, by the field's name."""
+    for name, reason in reasons.items():
+        if values.get(name):
+            raise BadRequest(name, f"{reason}; leave it out")
+
+
 def refuse_more_than_one(values: Mapping[str, Any], *names: str) -> None:
     """Raise BadRequest when one of the fields asks for several completions, or for the best of several."""
     for name in names:
@@ -97,9 +115,9 @@ def read_number(values: Mapping[str, Any], name: str, default: float, low: float
 
 
 def read_max_tokens(values: Mapping[str, Any], name: str, default: int) -> int:
-    """A count of tokens, cut to what is allowed: null means the default, and so does -1 in `max_tokens`."""
+    """A count of tokens, cut to what is allowed: null means the default, and so does what means no limit."""
     value = values.get(name)
-    if value is None or (value == -1 and name == "max_tokens"):
+    if value is None or (not isinstance(value, bool) and value in UNLIMITED.get(name, ())):
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
         raise BadRequest(name, "a whole number of 1 or more is needed")

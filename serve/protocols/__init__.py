@@ -1,47 +1,127 @@
-"""The editors' dialects, one file each: `parse` a body, `render` a completion. They share the shape of a failure.
+"""The editors' dialects, one file each: a function takes a body apart and says how its answer is written.
 
-llm-ls ignores the HTTP status and wants a body that it can parse, so an error's body is part of the protocol.
+What they share is here: the prompt that may hold FIM tokens, how a stream is framed, and the shapes of a failure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from serve import prompts
-from serve.requests import CompletionRequest, read_max_tokens, read_sampling, read_stop, read_text
+from serve.bundle import Bundle
+from serve.requests import Completion, CompletionRequest, read_max_tokens, read_sampling, read_stop, read_text
+from toolchain.contracts import manifest
 from toolchain.contracts.fim import FimSpec
+
+Body = Mapping[str, Any]
+LLAMA_PATHS = frozenset({"/infill", "/completion", "/completions", "/props", "/slots"})
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a dialect may tell of the bundle that is served; `defaults` hold where a body says nothing."""
+
+    name: str
+    folder: Path
+    spec: FimSpec
+    context_size: int
+    defaults: CompletionRequest
+    scheme: str
+    family: str
+    digest: str
+    made: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What stands around each event of a stream, and what closes it."""
+
+    media_type: str
+    before: str
+    after: str
+    end: str = ""
+
+    def frame(self, event: object) -> str:
+        return f"{self.before}{json.dumps(event, separators=(',', ':'))}{self.after}"
+
+
+EVENTS = Framing("text/event-stream", "data: ", "\n\n")
+EVENTS_TO_DONE = Framing("text/event-stream", "data: ", "\n\n", "data: [DONE]\n\n")
+LINES = Framing("application/x-ndjson", "", "\n")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How a reply is written piece by piece: `events` turns a piece, and at last the completion, into events."""
+
+    framing: Framing
+    events: Callable[[str | Completion], Iterable[object]]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a body asks for, and how the answer is written: as a stream where there is one, else as a whole."""
+
+    wanted: CompletionRequest
+    whole: Callable[[Completion], object]
+    stream: Stream | None = None
+
+
+def describe(bundle: Bundle) -> Model:
+    """What the dialects may tell of `bundle`."""
+    said = manifest.read(bundle.folder, "bundle")
+    return Model(
+        name=bundle.name,
+        folder=bundle.folder,
+        spec=bundle.spec,
+        context_size=bundle.context_size,
+        defaults=CompletionRequest("", max_tokens=bundle.max_tokens, sampling=bundle.sampling),
+        scheme=str(said.facts.get("scheme", "")),
+        family=str(said.facts.get("family", "")),
+        digest=said.digest,
+        made=said.created,
+        size=sum(file.size for file in said.files),
+    )
 
 
 def request_from_prompt(
-    body: Mapping[str, Any],
+    body: Body,
     prompt_field: str,
     options: Mapping[str, Any],
     tokens_field: str,
-    defaults: CompletionRequest,
-    spec: FimSpec,
+    model: Model,
     suffix: str = "",
 ) -> CompletionRequest:
     """A request whose prompt ends at the cursor, or without a suffix may be a FIM prompt, which is taken apart."""
     prefix = read_text(body, prompt_field)
     if not suffix:
-        prefix, suffix = prompts.take_apart(prefix, spec) or (prefix, "")
+        prefix, suffix = prompts.take_apart(prefix, model.spec) or (prefix, "")
     return CompletionRequest(
         prefix=prefix,
         suffix=suffix,
-        max_tokens=read_max_tokens(options, tokens_field, defaults.max_tokens),
-        sampling=read_sampling(options, defaults.sampling),
+        max_tokens=read_max_tokens(options, tokens_field, model.defaults.max_tokens),
+        sampling=read_sampling(options, model.defaults.sampling),
         stop=read_stop(options, "stop"),
     )
 
 
-def error_body(path: str, status: int, message: str, field: str, kind: str) -> dict[str, Any]:
-    """`error` as the clients of that path have it, a text or OpenAI's object; `detail` for OpenAI's as llm-ls reads it.
+def error_body(path: str, agent: str, status: int, message: str, field: str, kind: str) -> dict[str, Any]:
+    """`error` as the clients of that path have it: a text, or OpenAI's object or llama.cpp's.
 
-    There `loc` is one text, not the list that FastAPI writes: with a list, llm-ls shows a parse error instead.
+    llm-ls reads the body whatever the status, and of its backends the one for llama.cpp wants a text below `/v1/` too.
+    In `detail`, which its backend for OpenAI reads, `loc` is one text, not the list that FastAPI writes.
     """
-    detail = [{"loc": field, "msg": message, "type": kind}]
-    if path.startswith("/v1/"):
-        blame = "invalid_request_error" if status < 500 else "server_error"
-        return {"error": {"message": message, "type": blame, "param": field, "code": kind}, "detail": detail}
-    return {"error": message, "error_type": kind, "detail": detail}
+    error: object = message
+    blame = "invalid_request_error" if status < 500 else "server_error"
+    if agent.startswith("llm-ls"):
+        pass
+    elif path.startswith("/v1/"):
+        error = {"message": message, "type": blame, "param": field, "code": kind}
+    elif path in LLAMA_PATHS:
+        error = {"code": status, "message": message, "type": blame}
+    return {"error": error, "error_type": kind, "detail": [{"loc": field, "msg": message, "type": kind}]}

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
-from serve.protocols import request_from_prompt
-from serve.requests import (
-    BadRequest,
-    Completion,
-    CompletionRequest,
-    clean,
-    over,
-    read_flag,
-    read_text,
-    refuse_more_than_one,
-)
-from toolchain.contracts.fim import FimSpec
+from serve.protocols import EVENTS_TO_DONE, Body, Exchange, Model, Stream, request_from_prompt
+from serve.requests import BadRequest, Completion, clean, over, read_flag, read_text, refuse_more_than_one
 
 FINISH = {"stop": "stop", "length": "length", "cancelled": "stop"}
 
 
-def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -> CompletionRequest:
-    """The request: `prompt` and `suffix` around the cursor, or one prompt with FIM tokens in it."""
+def complete(body: Body, model: Model) -> Exchange:
+    """`prompt` and `suffix` around the cursor, or one prompt with FIM tokens in it."""
     prompt = body.get("prompt")
     if isinstance(prompt, list):
         if len(prompt) != 1:
@@ -32,7 +21,6 @@ def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -
         body = {**body, "prompt": prompt[0]}
     if body.get("model") is not None:
         read_text(body, "model")
-    read_flag(body, "stream")
     # llm-vscode's users leave Hugging Face's parameters in place when they switch to this dialect.
     options = over(body, body.get("parameters"))
     refuse_more_than_one(options, "n", "best_of")
@@ -42,10 +30,18 @@ def parse(body: Mapping[str, Any], defaults: CompletionRequest, spec: FimSpec) -
         raise BadRequest("logprobs", "probabilities are not given; leave it out")
     field = "max_tokens" if options.get("max_tokens") is not None else "max_new_tokens"
     suffix = read_text(body, "suffix") if body.get("suffix") is not None else ""
-    return request_from_prompt(body, "prompt", options, field, defaults, spec, suffix)
+    wanted = request_from_prompt(body, "prompt", options, field, model, suffix)
+    head = _head(body, model.name)
+    stream = Stream(EVENTS_TO_DONE, lambda piece: [_piece(head, piece)]) if read_flag(body, "stream") else None
+    return Exchange(wanted, lambda completion: _whole(head, completion), stream)
 
 
-def head(body: Mapping[str, Any], model: str) -> dict[str, Any]:
+def models(model: Model) -> dict[str, Any]:
+    """The one model."""
+    return {"object": "list", "data": [{"id": model.name, "object": "model", "created": 0, "owned_by": "fimble"}]}
+
+
+def _head(body: Body, model: str) -> dict[str, Any]:
     """What a reply and every event of one stream have in common; the client's name for the model is kept."""
     named = body.get("model")
     return {
@@ -56,8 +52,7 @@ def head(body: Mapping[str, Any], model: str) -> dict[str, Any]:
     }
 
 
-def render(head: Mapping[str, Any], completion: Completion) -> dict[str, Any]:
-    """The whole reply."""
+def _whole(head: Body, completion: Completion) -> dict[str, Any]:
     generated = completion.statistics.generated
     choice = {"index": 0, "text": completion.text, "logprobs": None, "finish_reason": FINISH[completion.finish]}
     return {
@@ -71,11 +66,7 @@ def render(head: Mapping[str, Any], completion: Completion) -> dict[str, Any]:
     }
 
 
-def render_piece(head: Mapping[str, Any], piece: str | Completion) -> dict[str, Any]:
+def _piece(head: Body, piece: str | Completion) -> dict[str, Any]:
     """One event of a stream: a piece of text, or the end."""
     text, finish = ("", FINISH[piece.finish]) if isinstance(piece, Completion) else (piece, None)
     return {**head, "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]}
-
-
-def models(model: str) -> dict[str, Any]:
-    return {"object": "list", "data": [{"id": model, "object": "model", "created": 0, "owned_by": "fimble"}]}

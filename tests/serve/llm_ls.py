@@ -10,7 +10,14 @@ import json
 from typing import Any
 
 BACKENDS = ("huggingface", "tgi", "openai")
-ENDINGS = {"tgi": "/generate", "openai": "/v1/completions"}
+ENDINGS = {
+    "tgi": "/generate",
+    "openai": "/v1/completions",
+    "llamacpp": "/v1/completions",
+    "llamacpp 0.5.3": "/completions",
+    "ollama": "/api/generate",
+}
+HEADERS = {"User-Agent": "llm-ls/0.5.3; rust/unknown; ide/VSCode"}
 
 
 class Unparsable(Exception):
@@ -33,7 +40,9 @@ def url_of(backend: str, url: str, model: str, verbatim: bool) -> str:
 
 def body_of(backend: str, prompt: str, model: str, request_body: dict[str, Any]) -> dict[str, Any]:
     body = dict(request_body)
-    if backend == "openai":
+    if backend == "llamacpp 0.5.3":
+        return body | {"prompt": prompt}
+    if backend in ("openai", "llamacpp", "ollama"):
         return body | {"prompt": prompt, "model": model, "stream": False}
     body["inputs"] = prompt
     if isinstance(body.get("parameters"), dict):
@@ -46,14 +55,21 @@ def body_of(backend: str, prompt: str, model: str, request_body: dict[str, Any])
 def read(backend: str, text: str) -> tuple[list[str], str | None]:
     """The completions, or the message of an error."""
     value = json.loads(text)
-    if backend == "openai":
+    if backend in ("openai", "llamacpp"):
         if isinstance(value, dict) and _all(value.get("choices"), text=str):
             return [choice["text"] for choice in value["choices"]], None
-        if isinstance(value, dict) and _all(value.get("detail"), loc=(str, int), msg=str, type=str):
+        if backend == "llamacpp" and _is(value, error=str):
+            return [], value["error"]
+        if (
+            backend == "openai"
+            and isinstance(value, dict)
+            and _all(value.get("detail"), loc=(str, int), msg=str, type=str)
+        ):
             return [], value["detail"][0]["msg"]
         raise Unparsable(text)
-    if _is(value, generated_text=str):
-        return [value["generated_text"]], None
+    text_field = {"llamacpp 0.5.3": "content", "ollama": "response"}.get(backend, "generated_text")
+    if _is(value, **{text_field: str}):
+        return [value[text_field]], None
     if _all(value, generated_text=str) and backend == "huggingface":
         return [one["generated_text"] for one in value], None
     if _is(value, error=str):

@@ -29,8 +29,10 @@ anything = st.recursive(
 )
 NUMBERS = ["temperature", "top_p", "top_k", "seed", "repetition_penalty", "max_new_tokens", "max_tokens"]
 OTHERS = ["do_sample", "stop", "parameters", "stream", "n", "suffix", "model", "details", "return_full_text"]
-names = st.sampled_from([*NUMBERS, *OTHERS])
-options = st.dictionaries(names, anything, max_size=4)
+LLAMA = ["n_predict", "input_extra", "response_fields", "n_indent", "t_max_predict_ms", "repeat_penalty", "n_probs"]
+names = st.sampled_from([*NUMBERS, *OTHERS, *LLAMA])
+files = st.lists(st.fixed_dictionaries({}, optional={"text": scalars, "filename": scalars}), max_size=3)
+options = st.dictionaries(names, st.one_of(anything, files), max_size=4)
 text = st.one_of(scalars, st.text(st.characters(categories=None), max_size=40))
 bodies = st.one_of(
     anything,
@@ -38,8 +40,17 @@ bodies = st.one_of(
         lambda inputs, parameters: {"inputs": inputs, "parameters": parameters}, text, st.one_of(anything, options)
     ),
     st.builds(lambda prompt, others: {"prompt": prompt, **others}, text, options),
+    st.builds(
+        lambda before, after, others: {"input_prefix": before, "input_suffix": after, **others}, text, text, options
+    ),
 )
-BACKENDS = {"/": "huggingface", "/generate": "tgi", "/v1/completions": "openai"}
+BACKENDS = {
+    "/": "huggingface",
+    "/generate": "tgi",
+    "/v1/completions": "openai",
+    "/infill": "llamacpp 0.5.3",
+    "/completion": "llamacpp 0.5.3",
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +62,14 @@ def client(bundle: Bundle) -> Iterator[httpx.Client]:
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(path=st.sampled_from(sorted(BACKENDS)), body=bodies)
 def test_no_body_makes_the_server_fail(client: httpx.Client, path: str, body: Any) -> None:
-    reply = client.post(path, content=json.dumps(body).encode())
+    reply = client.post(path, content=json.dumps(body).encode(), headers=llm_ls.HEADERS)
     assert reply.status_code in (200, 422), reply.text
-    if reply.headers["content-type"].startswith("text/event-stream"):
-        assert reply.text.endswith("data: [DONE]\n\n")
+    if not reply.headers["content-type"].startswith("application/json"):
+        *_, last = filter(None, reply.text.split("\n"))
+        event = last.removeprefix("data: ")
+        assert event == "[DONE]" if path.startswith("/v1/") else "error" not in json.loads(event)
+        return
+    if reply.status_code == 200 and isinstance(body, dict) and body.get("response_fields"):
         return
     completions, message = llm_ls.read(BACKENDS[path], reply.text)
     assert completions or message
@@ -63,6 +78,6 @@ def test_no_body_makes_the_server_fail(client: httpx.Client, path: str, body: An
 @settings(max_examples=100, deadline=None)
 @given(path=st.sampled_from(sorted(BACKENDS)), content=st.binary(max_size=60))
 def test_no_bytes_make_the_server_fail(client: httpx.Client, path: str, content: bytes) -> None:
-    reply = client.post(path, content=content)
+    reply = client.post(path, content=content, headers=llm_ls.HEADERS)
     assert reply.status_code == 422
     assert llm_ls.read(BACKENDS[path], reply.text)[1]

@@ -26,6 +26,7 @@ OLD_PARAMETERS = {
     "stop": ["<|endoftext|>"],
 }
 # What llm-vscode 0.2 has in `llm.requestBody`.
+BACKENDS = ["huggingface", "tgi", "openai", "llamacpp", "llamacpp 0.5.3"]
 NEW_REQUEST_BODY = {"parameters": {"max_new_tokens": 60, "temperature": 0.2, "top_p": 0.95}}
 
 
@@ -71,19 +72,19 @@ def test_a_blank_suffix_is_sent_without_fim_tokens(served: tuple[httpx.Client, S
     assert runner.held[: len(prompt)] == prompt
 
 
-@pytest.mark.parametrize("backend", ["huggingface", "tgi", "openai"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("request_body", [NEW_REQUEST_BODY, {}, {"max_tokens": 60}, {"parameters": None}])
 def test_llm_ls(client: httpx.Client, backend: str, request_body: dict[str, Any]) -> None:
     url = llm_ls.url_of(backend, str(client.base_url).rstrip("/"), "org/model", verbatim=False)
-    reply = client.post(url, json=llm_ls.body_of(backend, FIM, "org/model", request_body))
+    reply = client.post(url, json=llm_ls.body_of(backend, FIM, "org/model", request_body), headers=llm_ls.HEADERS)
     assert llm_ls.read(backend, reply.text) == ([REPLY], None)
 
 
-@pytest.mark.parametrize("backend", ["huggingface", "tgi", "openai"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("wrong", [{"parameters": {"temperature": "hot"}}, {"parameters": {"max_new_tokens": 0}}])
 def test_an_error_is_one_that_llm_ls_can_show(client: httpx.Client, backend: str, wrong: dict[str, Any]) -> None:
     url = llm_ls.url_of(backend, str(client.base_url).rstrip("/"), "m", verbatim=False)
-    reply = client.post(url, json=llm_ls.body_of(backend, FIM, "m", wrong))
+    reply = client.post(url, json=llm_ls.body_of(backend, FIM, "m", wrong), headers=llm_ls.HEADERS)
     assert reply.status_code == 422
     completions, message = llm_ls.read(backend, reply.text)
     assert not completions
