@@ -11,7 +11,7 @@ from serve.postprocessing.cursor import Cursor
 from serve.postprocessing.rule import Ending, Kept, cut
 
 LONGEST_REST = 1000
-SIGNS = re.compile(r"[^\w\s]{1,8}")
+SIGNS = re.compile(r"[^\w\s()\[\]{}]{1,8}")
 QUOTES = "\"'`"
 
 
@@ -34,15 +34,15 @@ def whole_lines(cursor: Cursor, text: str, ending: Ending | None) -> Kept:
 def overlap(cursor: Cursor, text: str, ending: Ending | None) -> Kept:
     """Drop from the end what stands right of the cursor already: all of it, or the signs that it begins with.
 
-    A bracket or string that the completion opened itself keeps its end.
+    A string or bracket that the completion opened itself keeps its end; closing brackets are what `scope` decides on.
     """
-    rest = cursor.line_after.strip()
-    if not rest or len(rest) > LONGEST_REST:
+    full, rest = cursor.line_after.rstrip(), cursor.line_after.strip()
+    if not rest or rest[0] in PAIRS or len(rest) > LONGEST_REST:
         return Kept(text)
     if ending is None:
-        return Kept(text.rstrip("".join({*rest, *whitespace})))
+        return Kept(text.rstrip("".join({*full, *whitespace})))
     signs = SIGNS.match(rest)
-    repeated = [rest, *(rest[:n] for n in range(signs.end() if signs else 0, 0, -1))]
+    repeated = [full, rest, *(rest[:n] for n in range(signs.end() if signs else 0, 0, -1))]
     depths = _depths(text, cursor.braced)
     at = end = len(text)
     while end:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import pairwise
 
 from serve.postprocessing.cursor import Cursor, indentation
 from serve.postprocessing.rule import Ending, Kept
@@ -72,5 +73,5 @@ def _lead(cursor: Cursor, lead: str, body: str) -> str:
 def _unit(leads: list[str]) -> int:
     """The spaces of one level: the step that is commonest between lines."""
     widths = [len(lead) for lead in leads]
-    steps = Counter(abs(one - other) for one, other in zip(widths, widths[1:], strict=False) if one != other)
+    steps = Counter(abs(one - other) for one, other in pairwise(widths) if one != other)
     return min(steps.most_common(1)[0][0] if steps else min(widths), 8)

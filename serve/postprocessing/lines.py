@@ -84,7 +84,7 @@ def loop(cursor: Cursor, text: str, ending: Ending | None) -> Kept:
 def _lines(cursor: Cursor, text: str, ending: Ending | None) -> list[Line]:
     """The lines that are not blank, and last the one that is not whole yet, even if nothing of it is there.
 
-    The cursor's line counts from its beginning when only blanks stand before the cursor, and else not at all.
+    The cursor's line counts from its beginning when only blanks stand before the cursor, and else it equals no line.
     """
     lines = []
     start = at = 0
@@ -94,7 +94,7 @@ def _lines(cursor: Cursor, text: str, ending: Ending | None) -> list[Line]:
         if growing or piece.strip():
             full = piece
             if number == 0:
-                full = cursor.line_before + piece if cursor.on_blank_line else f"\0{piece}"
+                full = cursor.line_before + piece if cursor.on_blank_line else f"\n{piece}"
             lines.append(Line(start, full.rstrip() if piece.strip() or number == 0 else "", whole=not growing))
             start = at + len(piece)
         at += len(piece) + 1
