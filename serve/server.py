@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from serve.bundle import load_runner, open_bundle
 from serve.completer import Completer
 from serve.engine.engine import Engine
+from serve.postprocessing import rules
 from serve.settings import ServeSettings
 from toolchain.contracts import extras
 from toolchain.contracts.errors import PortBusy, SettingsError
@@ -43,7 +44,8 @@ def run(
     with _listen(settings) as listener:
         bundle = open_bundle(folder)
         url = address(settings.host, listener.getsockname()[1])
-        completer = Completer(bundle, Engine(load_runner(bundle, progress), bundle.prefill_chunk))
+        engine = Engine(load_runner(bundle, progress), bundle.prefill_chunk)
+        completer = Completer(bundle, engine, rules.without(settings.without), settings.deadline_ms)
         progress.say(f"serving {bundle.name} at {url}")
         ready(url)
         config = uvicorn.Config(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from serve.postprocessing import rules
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import at_least, check
 
@@ -25,9 +26,18 @@ class ServeSettings:
     api_key: str | None = None
     """A key that clients must send as `Authorization: Bearer KEY`."""
 
+    without: tuple[str, ...] = ()
+    """A rule of completion to leave out, by its name; may be given repeatedly."""
+
+    deadline_ms: int = 30_000
+    """Milliseconds after which an editor is answered with what there is by then."""
+
     def __post_init__(self) -> None:
         check("--port", self.port, 0 <= self.port <= 65535, "a whole number from 0 to 65535")
         at_least("--queue-limit", self.queue_limit, 1)
+        at_least("--deadline-ms", self.deadline_ms, 1)
+        for name in self.without:
+            check("--without", name, name in rules.NAMES, f"names of rules: {', '.join(rules.NAMES)}")
         # Clients differ in how they send other characters, and leading and trailing spaces are lost on the way.
         if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
             raise SettingsError("--api-key cannot be sent as it is", "Use ASCII letters, digits and signs, no spaces.")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.bundle import Bundle
+from serve.completer import Completer
 from serve.engine.sampling import Sampling
 from serve.requests import Completion, CompletionRequest
 from tests.serve.conftest import completer_for, saying
@@ -50,6 +53,38 @@ def test_the_end_tells_why(bundle: Bundle) -> None:
 def test_a_stop_string_that_did_not_come_is_text(bundle: Bundle) -> None:
     completer, _ = completer_for(bundle, saying(bundle, "a ++"))
     assert completer.complete(CompletionRequest("=", stop=("+++",))).text == "a ++"
+
+
+def test_generation_ends_where_a_rule_knows_the_end(bundle: Bundle) -> None:
+    wrote = "return a\n\n\n" + "def g():\n    return 1\n" * 2
+    request = CompletionRequest("def f(a):\n    ", "\n")
+    completer, _ = completer_for(bundle, saying(bundle, wrote))
+    done = completer.complete(request)
+    assert (done.text, done.finish) == ("return a", "stop")
+    assert done.statistics.generated < len(bundle.tokenizer.encode(wrote).ids) / 2
+    unruled = Completer(bundle, completer.engine, pipeline=())
+    assert unruled.complete(request).text == wrote
+
+
+def test_raw_text_is_left_alone(bundle: Bundle) -> None:
+    wrote = "\n return a  \n\nb\nb\nb\n"
+    completer, _ = completer_for(bundle, saying(bundle, wrote))
+    slow = Completer(bundle, completer.engine, deadline_ms=0)
+    assert slow.complete(CompletionRequest("def f(a):")).text == wrote
+    assert slow.complete(CompletionRequest("def f(a):", "\n", raw=True)).text == wrote
+    at_the_end_of_a_file = CompletionRequest("def f(a):", raw=False)
+    assert completer.complete(at_the_end_of_a_file).text == "\n return a"
+
+
+def test_the_deadline_gives_what_there_is(bundle: Bundle) -> None:
+    completer, runner = completer_for(bundle, saying(bundle, "a = 1\nb = 2\n" + "c + " * 60))
+    request = CompletionRequest("", "\n", max_tokens=100)
+    assert completer.complete(replace(request, deadline_ms=0)).text == ""
+    completer.complete(request)
+    runner.seconds_a_call = 0.01
+    done = completer.complete(replace(request, deadline_ms=300))
+    assert (done.text, done.finish) == ("a = 1\nb = 2", "length")
+    assert done.statistics.generated < 60
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,7 +14,7 @@ from tests.serve import llm_ls
 from tests.serve.conftest import completer_for, saying, serving
 from tests.serve.scripted import ScriptedRunner, repeats
 
-REPLY = "return a + b\n"
+REPLY = "return a + b"
 PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
 FIM = f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>"
 # What llm-vscode 0.0.38 sends.

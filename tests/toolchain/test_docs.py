@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from serve.postprocessing import rules
 from serve.settings import ServeSettings
 from toolchain.contracts import settings
 from toolchain.pipeline import UpSettings
@@ -45,6 +46,11 @@ def test_the_servers_paths_and_flags_are_documented() -> None:
     shown = dict(re.findall(r"^\| `(--[a-z-]+)` \| `?(\w[\w.]*)`? \|", SERVER, flags=re.MULTILINE))
     defaults = {settings.flag(field.name): str(field.default or "none") for field in fields(ServeSettings)}
     assert shown == defaults
+
+
+def test_the_rules_of_completion_are_documented_in_their_order() -> None:
+    section = SERVER.partition("## Rules of completion")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| `([a-z-]+)` \|", section, flags=re.MULTILINE)) == rules.NAMES
 
 
 def test_the_servers_limits_are_documented() -> None:

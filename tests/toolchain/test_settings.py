@@ -86,6 +86,7 @@ FILES = [
     ("[collect]\nmax_file_bytes = 1.5", "max_file_bytes in [collect] of {file} cannot be 1.5. Use a whole number."),
     ('[compile]\ntarget = ["nope"]', "unknown target 'nope', in [compile] of {file}."),
     ("[serve]\nport = 99999999", "port in [serve] of {file} cannot be 99999999."),
+    ('[serve]\nwithout = ["loops"]', "without in [serve] of {file} cannot be 'loops'. Use names of rules: control,"),
     ("= 5", "{file} is not valid TOML"),
 ]
 
