@@ -99,11 +99,13 @@ def request_from_prompt(
 ) -> CompletionRequest:
     """A request whose prompt ends at the cursor, or without a suffix may be a FIM prompt, which is taken apart."""
     prefix = read_text(body, prompt_field)
-    if not suffix:
-        prefix, suffix = prompts.take_apart(prefix, model.spec) or (prefix, "")
+    parts = None if suffix else prompts.take_apart(prefix, model.spec)
+    if parts:
+        prefix, suffix = parts
     return CompletionRequest(
         prefix=prefix,
         suffix=suffix,
+        raw=False if parts else None,  # FIM tokens are an editor's, also at the end of a file
         max_tokens=read_max_tokens(options, tokens_field, model.defaults.max_tokens),
         sampling=read_sampling(options, model.defaults.sampling),
         stop=read_stop(options, "stop"),

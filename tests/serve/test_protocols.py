@@ -269,3 +269,13 @@ def test_sampling_with_a_seed_can_be_repeated(endless: httpx.Client) -> None:
     assert first == second
     body["parameters"]["seed"] = 4  # type: ignore[index]
     assert endless.post("/", json=body).text != first
+
+
+def test_at_the_end_of_a_file_a_fim_prompt_is_an_editors_and_goes_through_the_rules(bundle: Bundle) -> None:
+    completer, _ = completer_for(bundle, saying(bundle, "return a + b\n\ndef other():\n    pass\n"))
+    fim = f"<fim_prefix>{PREFIX}<fim_suffix><fim_middle>"
+    with serving(completer) as client:
+        ruled = client.post("/generate", json={"inputs": fim}).json()["generated_text"]
+        raw = client.post("/generate", json={"inputs": PREFIX}).json()["generated_text"]
+    assert ruled == "return a + b"
+    assert "def other" in raw
