@@ -26,7 +26,7 @@ from serve.completer import Completer
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.page import files
 from serve.page.status import describe, status
-from serve.protocols import Exchange, Model, Stream, error_body, huggingface, llamacpp, openai
+from serve.protocols import Exchange, Model, Stream, error_body, huggingface, llamacpp, ollama, openai
 from serve.requests import BadRequest, Completion, CompletionRequest
 from serve.settings import LOOPBACK, ServeSettings
 from toolchain.contracts.errors import FimbleError
@@ -74,11 +74,21 @@ class Server:
             "/infill": llamacpp.infill,
             "/completion": llamacpp.complete,
             "/completions": llamacpp.complete,
+            "/api/generate": ollama.generate,
+            "/api/chat": ollama.chat,
+            "/api/show": ollama.show,
         }
-        telling: dict[str, Telling] = {"/v1/models": openai.models, "/props": llamacpp.props}
+        telling: dict[str, Telling] = {
+            "/v1/models": openai.models,
+            "/props": llamacpp.props,
+            "/api/tags": ollama.tags,
+            "/api/ps": ollama.running,
+            "/api/version": ollama.version,
+        }
         routes = [
             *(Route(path, keyed(self._answering(ask)), methods=["POST"]) for path, ask in asking.items()),
             *(Route(path, keyed(self._answering_with(tell)), methods=["GET"]) for path, tell in telling.items()),
+            Route("/", local(self.alive), methods=["HEAD"]),
             Route("/health", local(self.health), methods=["GET"]),
             Route("/metrics", keyed(self.counted), methods=["GET"]),
             Route("/status", keyed(self.status), methods=["GET"]),
@@ -99,6 +109,9 @@ class Server:
     async def status(self, request: Request) -> Response:
         url = str(request.base_url).rstrip("/")
         return JSONResponse(status(self.completer.bundle, self._description, self.metrics, url))
+
+    async def alive(self, request: Request) -> Response:
+        return Response()
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": self.completer.bundle.name})

@@ -26,7 +26,7 @@ OLD_PARAMETERS = {
     "stop": ["<|endoftext|>"],
 }
 # What llm-vscode 0.2 has in `llm.requestBody`.
-BACKENDS = ["huggingface", "tgi", "openai", "llamacpp", "llamacpp 0.5.3"]
+BACKENDS = ["huggingface", "tgi", "openai", "llamacpp", "llamacpp 0.5.3", "ollama"]
 NEW_REQUEST_BODY = {"parameters": {"max_new_tokens": 60, "temperature": 0.2, "top_p": 0.95}}
 
 
