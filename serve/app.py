@@ -70,6 +70,7 @@ class Server:
             "/": huggingface.infer,
             "/models/{model:path}": huggingface.infer,
             "/generate": huggingface.generate,
+            "/generate_stream": huggingface.generate_stream,
             "/v1/completions": openai.complete,
             "/infill": llamacpp.infill,
             "/completion": llamacpp.complete,
@@ -80,6 +81,7 @@ class Server:
         }
         telling: dict[str, Telling] = {
             "/v1/models": openai.models,
+            "/info": huggingface.info,
             "/props": llamacpp.props,
             "/api/tags": ollama.tags,
             "/api/ps": ollama.running,

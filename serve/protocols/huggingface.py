@@ -1,53 +1,118 @@
-"""Hugging Face's inference dialect: `POST /`, `POST /models/{model}` and, as TGI, `POST /generate`.
+"""Hugging Face's inference dialect: `POST /` and `POST /models/{model}`, and TGI's `/generate` and `/generate_stream`.
 
 llm-vscode 0.0.38 and llm-ls's `huggingface` backend take an object or a list, jupytercoder only a list, llm-ls's
 `tgi` backend only an object. So the first two routes answer with a list and `/generate` with an object.
+
+A stream's events are TGI's, one a piece of text: a piece may be of several tokens, whose ids and probabilities are not
+told, so `id` and `logprob` are 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
-from serve.protocols import Body, Exchange, Model, request_from_prompt
-from serve.requests import BadRequest, Completion, over, read_flag, read_text, refuse_more_than_one
+from serve.protocols import EVENTS, Body, Exchange, Model, Stream, request_from_prompt
+from serve.requests import (
+    MOST_STOPS,
+    MOST_TOKENS,
+    BadRequest,
+    Completion,
+    over,
+    read_flag,
+    read_number,
+    read_text,
+    refuse,
+    refuse_more_than_one,
+)
+from toolchain.contracts.manifest import tool_version
 
-FINISH = {"stop": "eos_token", "length": "length", "cancelled": "eos_token"}
-
-
-def generate(body: Body, model: Model) -> Exchange:
-    """`{"inputs": …, "parameters": {…}}`, answered by an object."""
-    parameters = _parameters(body)
-    if read_flag(body, "stream"):
-        raise BadRequest("stream", "the text is given whole here; /v1/completions streams")
-    refuse_more_than_one(parameters, "best_of", "num_return_sequences")
-    for name in ("details", "return_full_text"):
-        read_flag(parameters, name)
-    wanted = request_from_prompt(body, "inputs", parameters, "max_new_tokens", model)
-    return Exchange(wanted, lambda completion: _whole(body, completion))
+REFUSED = {
+    "adapter_id": "there is one model, its adapter merged in",
+    "grammar": "text is not held to a grammar",
+    "top_n_tokens": "other tokens are not given",
+    "decoder_input_details": "the prompt's tokens are not given",
+    "frequency_penalty": "use repetition_penalty",
+    "watermark": "text is not marked",
+}
 
 
 def infer(body: Body, model: Model) -> Exchange:
-    """The same, answered by a list."""
-    exchange = generate(body, model)
+    """Hugging Face's: answered by a list, or by TGI's events where `stream` asks for them."""
+    exchange = _exchange(body, model, read_flag(body, "stream"))
     return replace(exchange, whole=lambda completion: [exchange.whole(completion)])
 
 
-def _whole(body: Body, completion: Completion) -> dict[str, Any]:
-    """`generated_text`, with the prompt before it when `return_full_text` asks for that, and TGI's `details`."""
+def generate(body: Body, model: Model) -> Exchange:
+    """TGI's, answered by an object, and never by a stream."""
+    if read_flag(body, "stream"):
+        raise BadRequest("stream", "the text is given whole here; /generate_stream streams")
+    return _exchange(body, model, streams=False)
+
+
+def generate_stream(body: Body, model: Model) -> Exchange:
+    """TGI's, always by events."""
+    read_flag(body, "stream")
+    return _exchange(body, model, streams=True)
+
+
+def info(model: Model) -> dict[str, Any]:
+    """What TGI tells of itself."""
+    return {
+        "model_id": model.name,
+        "model_sha": model.digest,
+        "model_dtype": model.scheme,
+        "model_pipeline_tag": "text-generation",
+        "max_concurrent_requests": 1,
+        "max_best_of": 1,
+        "max_stop_sequences": MOST_STOPS,
+        "max_input_tokens": model.context_size - 1,
+        "max_total_tokens": model.context_size,
+        "max_new_tokens": MOST_TOKENS,
+        "max_client_batch_size": 1,
+        "router": "fimble",
+        "version": tool_version(),
+    }
+
+
+def _exchange(body: Body, model: Model, streams: bool) -> Exchange:
+    """`{"inputs": …, "parameters": {…}}`."""
     parameters = _parameters(body)
+    refuse(parameters, REFUSED)
+    refuse_more_than_one(parameters, "best_of", "num_return_sequences")
+    if read_number(parameters, "truncate", model.context_size, 1, 1e9) < model.context_size:
+        raise BadRequest("truncate", f"prompts are cut to the context of {model.context_size} tokens; leave it out")
+    details = read_flag(parameters, "details")
     echo = read_text(body, "inputs") if read_flag(parameters, "return_full_text") else ""
-    reply: dict[str, Any] = {"generated_text": echo + completion.text}
-    if read_flag(parameters, "details"):
-        reply["details"] = {
-            "finish_reason": FINISH[completion.finish],
-            "generated_tokens": completion.statistics.generated,
-            "seed": parameters.get("seed"),
-            "prefill": [],
-            "tokens": [],
-        }
-    return reply
+    wanted = request_from_prompt(body, "inputs", parameters, "max_new_tokens", model)
+    seed, number = wanted.sampling.seed, count(1)
+
+    def whole(completion: Completion) -> dict[str, Any]:
+        reply: dict[str, Any] = {"generated_text": echo + completion.text}
+        if details:
+            reply["details"] = {**_details(completion, seed), "prefill": [], "tokens": []}
+        return reply
+
+    def events(piece: str | Completion) -> Iterable[object]:
+        if isinstance(piece, Completion):
+            token = {"id": 0, "text": "", "logprob": 0.0, "special": True}
+            told = {**_details(piece, seed), "input_length": piece.prompt_tokens}
+            yield {"index": next(number), "token": token, "generated_text": echo + piece.text, "details": told}
+        else:
+            token = {"id": 0, "text": piece, "logprob": 0.0, "special": False}
+            yield {"index": next(number), "token": token, "generated_text": None, "details": None}
+
+    return Exchange(wanted, whole, Stream(EVENTS, events) if streams else None)
+
+
+def _details(completion: Completion, seed: int | None) -> dict[str, Any]:
+    """Why it ended; a rule of completion that knows the end is like a stop string."""
+    reason = "length"
+    if completion.finish == "stop":
+        reason = "eos_token" if completion.statistics.ending == "end_token" else "stop_sequence"
+    return {"finish_reason": reason, "generated_tokens": completion.statistics.generated, "seed": seed}
 
 
 def _parameters(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -31,7 +31,8 @@ NUMBERS = ["temperature", "top_p", "top_k", "seed", "repetition_penalty", "max_n
 OTHERS = ["do_sample", "stop", "parameters", "stream", "n", "suffix", "model", "details", "return_full_text"]
 LLAMA = ["n_predict", "input_extra", "response_fields", "n_indent", "t_max_predict_ms", "repeat_penalty", "n_probs"]
 OLLAMA = ["options", "raw", "num_predict", "format", "template", "keep_alive"]
-names = st.sampled_from([*NUMBERS, *OTHERS, *LLAMA, *OLLAMA])
+TGI = ["truncate", "best_of", "grammar", "watermark", "decoder_input_details"]
+names = st.sampled_from([*NUMBERS, *TGI, *OTHERS, *LLAMA, *OLLAMA])
 files = st.lists(st.fixed_dictionaries({}, optional={"text": scalars, "filename": scalars}), max_size=3)
 options = st.dictionaries(names, st.one_of(anything, files), max_size=4)
 text = st.one_of(scalars, st.text(st.characters(categories=None), max_size=40))
@@ -48,6 +49,7 @@ bodies = st.one_of(
 BACKENDS = {
     "/": "huggingface",
     "/generate": "tgi",
+    "/generate_stream": "tgi",
     "/v1/completions": "openai",
     "/infill": "llamacpp 0.5.3",
     "/completion": "llamacpp 0.5.3",
