@@ -81,6 +81,7 @@ class Server:
         }
         telling: dict[str, Telling] = {
             "/v1/models": openai.models,
+            "/v1/models/{model:path}": openai.model_card,
             "/info": huggingface.info,
             "/props": llamacpp.props,
             "/api/tags": ollama.tags,

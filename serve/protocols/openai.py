@@ -1,14 +1,24 @@
-"""OpenAI's completions dialect: `POST /v1/completions`, with `suffix` and streaming, and `GET /v1/models`."""
+"""OpenAI's completions dialect: `POST /v1/completions`, with `suffix` and streaming, and `GET /v1/models`.
+
+Any name for the model is taken: clients ask for one that they know, and there is one model.
+"""
 
 from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from serve.protocols import EVENTS_TO_DONE, Body, Exchange, Model, Stream, request_from_prompt
-from serve.requests import BadRequest, Completion, clean, over, read_flag, read_text, refuse_more_than_one
+from serve.requests import BadRequest, Completion, clean, over, read_flag, read_text, refuse, refuse_more_than_one
 
+REFUSED = {
+    "logprobs": "probabilities are not given",
+    "logit_bias": "single tokens are not made likelier",
+    "presence_penalty": "use repetition_penalty",
+    "frequency_penalty": "use repetition_penalty",
+}
 FINISH = {"stop": "stop", "length": "length", "cancelled": "stop"}
 
 
@@ -26,19 +36,33 @@ def complete(body: Body, model: Model) -> Exchange:
     refuse_more_than_one(options, "n", "best_of")
     if read_flag(options, "echo"):
         raise BadRequest("echo", "the prompt is not given back; leave it out")
-    if options.get("logprobs") not in (None, 0):
-        raise BadRequest("logprobs", "probabilities are not given; leave it out")
+    refuse(options, REFUSED)
     field = "max_tokens" if options.get("max_tokens") is not None else "max_new_tokens"
     suffix = read_text(body, "suffix") if body.get("suffix") is not None else ""
     wanted = request_from_prompt(body, "prompt", options, field, model, suffix)
     head = _head(body, model.name)
-    stream = Stream(EVENTS_TO_DONE, lambda piece: [_piece(head, piece)]) if read_flag(body, "stream") else None
+    counted = _wants_usage(body)
+    stream = Stream(EVENTS_TO_DONE, lambda piece: _events(head, piece, counted)) if read_flag(body, "stream") else None
     return Exchange(wanted, lambda completion: _whole(head, completion), stream)
 
 
 def models(model: Model) -> dict[str, Any]:
     """The one model."""
-    return {"object": "list", "data": [{"id": model.name, "object": "model", "created": 0, "owned_by": "fimble"}]}
+    return {"object": "list", "data": [model_card(model)]}
+
+
+def model_card(model: Model) -> dict[str, Any]:
+    """The one model, by whatever name it was asked for."""
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": "fimble"}
+
+
+def _wants_usage(body: Body) -> bool:
+    given = body.get("stream_options")
+    if given is None:
+        return False
+    if not isinstance(given, Mapping):
+        raise BadRequest("stream_options", "an object is needed")
+    return read_flag(given, "include_usage")
 
 
 def _head(body: Body, model: str) -> dict[str, Any]:
@@ -53,20 +77,26 @@ def _head(body: Body, model: str) -> dict[str, Any]:
 
 
 def _whole(head: Body, completion: Completion) -> dict[str, Any]:
-    generated = completion.statistics.generated
-    choice = {"index": 0, "text": completion.text, "logprobs": None, "finish_reason": FINISH[completion.finish]}
+    return {**head, "choices": [_choice(completion.text, FINISH[completion.finish])], "usage": _usage(completion)}
+
+
+def _events(head: Body, piece: str | Completion, counted: bool) -> Iterable[object]:
+    """A piece of text, or the end; then, where they are asked for, the counts in an event without choices."""
+    choice = _choice("", FINISH[piece.finish]) if isinstance(piece, Completion) else _choice(piece, None)
+    yield {**head, "choices": [choice], **({"usage": None} if counted else {})}
+    if counted and isinstance(piece, Completion):
+        yield {**head, "choices": [], "usage": _usage(piece)}
+
+
+def _choice(text: str, finish: str | None) -> dict[str, Any]:
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+
+
+def _usage(completion: Completion) -> dict[str, Any]:
+    said = completion.statistics
     return {
-        **head,
-        "choices": [choice],
-        "usage": {
-            "prompt_tokens": completion.prompt_tokens,
-            "completion_tokens": generated,
-            "total_tokens": completion.prompt_tokens + generated,
-        },
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": said.generated,
+        "total_tokens": completion.prompt_tokens + said.generated,
+        "prompt_tokens_details": {"cached_tokens": said.reused},
     }
-
-
-def _piece(head: Body, piece: str | Completion) -> dict[str, Any]:
-    """One event of a stream: a piece of text, or the end."""
-    text, finish = ("", FINISH[piece.finish]) if isinstance(piece, Completion) else (piece, None)
-    return {**head, "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]}

@@ -32,7 +32,8 @@ OTHERS = ["do_sample", "stop", "parameters", "stream", "n", "suffix", "model", "
 LLAMA = ["n_predict", "input_extra", "response_fields", "n_indent", "t_max_predict_ms", "repeat_penalty", "n_probs"]
 OLLAMA = ["options", "raw", "num_predict", "format", "template", "keep_alive"]
 TGI = ["truncate", "best_of", "grammar", "watermark", "decoder_input_details"]
-names = st.sampled_from([*NUMBERS, *TGI, *OTHERS, *LLAMA, *OLLAMA])
+OPENAI = ["stream_options", "logit_bias", "logprobs", "echo"]
+names = st.sampled_from([*NUMBERS, *OPENAI, *TGI, *OTHERS, *LLAMA, *OLLAMA])
 files = st.lists(st.fixed_dictionaries({}, optional={"text": scalars, "filename": scalars}), max_size=3)
 options = st.dictionaries(names, st.one_of(anything, files), max_size=4)
 text = st.one_of(scalars, st.text(st.characters(categories=None), max_size=40))
