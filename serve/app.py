@@ -26,7 +26,7 @@ from serve.completer import Completer
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.page import files
 from serve.page.status import describe, status
-from serve.protocols import Exchange, Model, Stream, error_body, huggingface, llamacpp, ollama, openai
+from serve.protocols import Body, Exchange, Model, Stream, error_body, huggingface, llamacpp, ollama, openai, tabby
 from serve.requests import BadRequest, Completion, CompletionRequest
 from serve.settings import LOOPBACK, ServeSettings
 from toolchain.contracts.errors import FimbleError
@@ -71,7 +71,7 @@ class Server:
             "/models/{model:path}": huggingface.infer,
             "/generate": huggingface.generate,
             "/generate_stream": huggingface.generate_stream,
-            "/v1/completions": openai.complete,
+            "/v1/completions": _complete_either,
             "/infill": llamacpp.infill,
             "/completion": llamacpp.complete,
             "/completions": llamacpp.complete,
@@ -84,6 +84,8 @@ class Server:
             "/v1/models/{model:path}": openai.model_card,
             "/info": huggingface.info,
             "/props": llamacpp.props,
+            "/v1/health": tabby.health,
+            "/v1beta/server_setting": tabby.server_setting,
             "/api/tags": ollama.tags,
             "/api/ps": ollama.running,
             "/api/version": ollama.version,
@@ -91,6 +93,8 @@ class Server:
         routes = [
             *(Route(path, keyed(self._answering(ask)), methods=["POST"]) for path, ask in asking.items()),
             *(Route(path, keyed(self._answering_with(tell)), methods=["GET"]) for path, tell in telling.items()),
+            Route("/v1/health", keyed(self._answering_with(tabby.health)), methods=["POST"]),  # older agents
+            Route("/v1/events", keyed(self.event), methods=["POST"]),
             Route("/", local(self.alive), methods=["HEAD"]),
             Route("/health", local(self.health), methods=["GET"]),
             Route("/metrics", keyed(self.counted), methods=["GET"]),
@@ -118,6 +122,10 @@ class Server:
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": self.completer.bundle.name})
+
+    async def event(self, request: Request) -> Response:
+        self.metrics.record_event(tabby.event(await _read_body(request)))
+        return JSONResponse({})
 
     def _answering(self, ask: Asking) -> Handler:
         """Answer as a dialect's function says."""
@@ -261,6 +269,11 @@ class Server:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(key.encode(), self.settings.api_key.encode()):
             raise Refused(401, "a valid API key is needed", "authorization", "unauthorized")
+
+
+def _complete_either(body: Body, model: Model) -> Exchange:
+    """Tabby and OpenAI have the same path."""
+    return tabby.complete(body, model) if "segments" in body else openai.complete(body, model)
 
 
 async def _read_body(request: Request) -> Mapping[str, Any]:

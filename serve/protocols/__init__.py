@@ -32,6 +32,7 @@ class Model:
     defaults: CompletionRequest
     scheme: str
     family: str
+    target: str
     digest: str
     made: str
     size: int
@@ -83,6 +84,7 @@ def describe(bundle: Bundle) -> Model:
         defaults=CompletionRequest("", max_tokens=bundle.max_tokens, sampling=bundle.sampling),
         scheme=str(said.facts.get("scheme", "")),
         family=str(said.facts.get("family", "")),
+        target=bundle.libraries[0][0].name,
         digest=said.digest,
         made=said.created,
         size=sum(file.size for file in said.files),

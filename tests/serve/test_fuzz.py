@@ -33,7 +33,8 @@ LLAMA = ["n_predict", "input_extra", "response_fields", "n_indent", "t_max_predi
 OLLAMA = ["options", "raw", "num_predict", "format", "template", "keep_alive"]
 TGI = ["truncate", "best_of", "grammar", "watermark", "decoder_input_details"]
 OPENAI = ["stream_options", "logit_bias", "logprobs", "echo"]
-names = st.sampled_from([*NUMBERS, *OPENAI, *TGI, *OTHERS, *LLAMA, *OLLAMA])
+TABBY = ["language", "mode", "type", "completion_id", "choice_index"]
+names = st.sampled_from([*NUMBERS, *TABBY, *OPENAI, *TGI, *OTHERS, *LLAMA, *OLLAMA])
 files = st.lists(st.fixed_dictionaries({}, optional={"text": scalars, "filename": scalars}), max_size=3)
 options = st.dictionaries(names, st.one_of(anything, files), max_size=4)
 text = st.one_of(scalars, st.text(st.characters(categories=None), max_size=40))
@@ -43,6 +44,21 @@ bodies = st.one_of(
         lambda inputs, parameters: {"inputs": inputs, "parameters": parameters}, text, st.one_of(anything, options)
     ),
     st.builds(lambda prompt, others: {"prompt": prompt, **others}, text, options),
+    st.builds(
+        lambda before, segments, others: {"segments": {"prefix": before, **segments}, **others},
+        text,
+        st.dictionaries(
+            st.sampled_from(["suffix", "filepath", "declarations", "clipboard"]), st.one_of(anything, files), max_size=3
+        ),
+        options,
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.one_of(scalars, st.sampled_from(["view", "select"])),
+            "completion_id": text,
+            "choice_index": scalars,
+        }
+    ),
     st.builds(
         lambda before, after, others: {"input_prefix": before, "input_suffix": after, **others}, text, text, options
     ),
@@ -86,3 +102,12 @@ def test_no_bytes_make_the_server_fail(client: httpx.Client, path: str, content:
     reply = client.post(path, content=content, headers=llm_ls.HEADERS)
     assert reply.status_code == 422
     assert llm_ls.read(BACKENDS[path], reply.text)[1]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(path=st.sampled_from(["/api/chat", "/api/show", "/v1/events"]), body=bodies)
+def test_no_body_makes_what_only_tells_or_counts_fail(client: httpx.Client, path: str, body: Any) -> None:
+    reply = client.post(path, content=json.dumps(body).encode())
+    assert reply.status_code in (200, 422), reply.text
+    assert isinstance(reply.json(), dict)
+    assert reply.status_code == 200 or reply.json()["error"]
