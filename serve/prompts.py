@@ -7,6 +7,7 @@ do the same and leave the FIM tokens out when nothing follows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from toolchain.contracts.fim import FimIds, FimSpec
@@ -34,12 +35,27 @@ def take_apart(prompt: str, spec: FimSpec) -> tuple[str, str] | None:
     return (prefix, suffix) if found else None
 
 
-def build(prefix: str, suffix: str, tokenizer: Tokenizer, spec: FimSpec, ids: FimIds, room: int) -> list[int]:
+def build(
+    prefix: str,
+    suffix: str,
+    tokenizer: Tokenizer,
+    spec: FimSpec,
+    ids: FimIds,
+    room: int,
+    extra: Sequence[tuple[str, str]] = (),
+) -> list[int]:
     """The ids of a prompt of at most `room` tokens, in the order that the model is served in.
 
     The prefix keeps its end and the suffix its beginning, as whole lines where that costs little; where both do not
-    fit, the suffix is cut to a quarter of the room. Without any text the prompt begins a document.
+    fit, the suffix is cut to a quarter of the room. Without any text the prompt begins a document. What room is left
+    goes to `extra`, other files as name and text, which stand before it all.
     """
+    around = _around(prefix, suffix, tokenizer, spec, ids, room)
+    return [*_other_files(extra, tokenizer, spec, room - len(around)), *around]
+
+
+def _around(prefix: str, suffix: str, tokenizer: Tokenizer, spec: FimSpec, ids: FimIds, room: int) -> list[int]:
+    """The ids of the text around the cursor."""
     if not suffix:
         return _end_of(prefix, tokenizer, room) or [ids.end_of_text]
     left = max(room - FIM_TOKENS, 0)
@@ -48,6 +64,26 @@ def build(prefix: str, suffix: str, tokenizer: Tokenizer, spec: FimSpec, ids: Fi
     if len(before) + len(after) > left:
         before = _end_of(prefix, tokenizer, left - len(after))
     return ids.arrange(spec.serving_order, before, after)
+
+
+def _other_files(files: Sequence[tuple[str, str]], tokenizer: Tokenizer, spec: FimSpec, room: int) -> list[int]:
+    """Whole files behind their separators, the last ones that fit; none where the model was trained on no separator.
+
+    One more separator ends the last file. Editors put what matters most last.
+    """
+    separator = tokenizer.token_to_id(spec.file_separator) if spec.file_separator else None
+    if separator is None:
+        return []
+    found: list[int] = []
+    for name, text in reversed(files):
+        left = room - len(found) - 1
+        if len(text) > left * CHARACTERS_PER_TOKEN:
+            break  # not worth the tokenizer's time
+        file = [separator, *_encode(f"{name}\n{text}", tokenizer).ids]
+        if len(file) > left:
+            break
+        found = file + found
+    return [*found, separator] if found else []
 
 
 def _end_of(text: str, tokenizer: Tokenizer, most: int) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serve import prompts
 from serve.bundle import Bundle
 from serve.protocols import describe, llamacpp
 from tests.serve.conftest import completer_for, saying, serving
@@ -165,3 +166,25 @@ def test_props(client: httpx.Client, bundle: Bundle) -> None:
     said = client.get("/props").json()
     assert said["default_generation_settings"]["n_ctx"] == bundle.context_size
     assert said["total_slots"] == 1
+
+
+def test_other_files_go_in_front_of_a_prompt_where_the_model_knows_a_separator(
+    bundle: Bundle, qwen_bundle: Bundle
+) -> None:
+    files = (("far.py", "far = 1\n" * 40), ("near.py", "near = 2\n"))
+
+    def built(bundle: Bundle, room: int, extra: tuple[tuple[str, str], ...]) -> list[int]:
+        return prompts.build(PREFIX, SUFFIX, bundle.tokenizer, bundle.spec, bundle.ids, room, extra)
+
+    assert built(bundle, 2000, files) == built(bundle, 2000, ())
+    plain = built(qwen_bundle, 2000, ())
+    text = qwen_bundle.tokenizer.decode(built(qwen_bundle, 2000, files), skip_special_tokens=False)
+    around = qwen_bundle.tokenizer.decode(plain, skip_special_tokens=False)
+    head = "".join(f"<|file_sep|>{name}\n{content}" for name, content in files) + "<|file_sep|>"
+    assert text == head + around
+    for room in range(len(plain), len(plain) + 300, 7):
+        ids = built(qwen_bundle, room, files)
+        assert len(ids) <= room
+        assert ids[len(ids) - len(plain) :] == plain
+    near = qwen_bundle.tokenizer.decode(built(qwen_bundle, len(plain) + 60, files), skip_special_tokens=False)
+    assert near == "<|file_sep|>near.py\nnear = 2\n<|file_sep|>" + around
