@@ -99,5 +99,7 @@ class Completer:
         bundle = self.bundle
         max_tokens = min(request.max_tokens, bundle.context_size // 2)
         room = bundle.context_size - max_tokens
-        ids = prompts.build(request.prefix, request.suffix, bundle.tokenizer, bundle.spec, bundle.ids, room)
+        ids = prompts.build(
+            request.prefix, request.suffix, bundle.tokenizer, bundle.spec, bundle.ids, room, request.extra
+        )
         return ids, max_tokens

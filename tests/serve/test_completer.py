@@ -108,3 +108,16 @@ def test_any_request_fits_and_streams_what_it_completes(
     assert done.prompt_tokens + done.statistics.generated <= bundle.context_size
     assert not any(name in done.text for name in ("<fim_", "<|endoftext|>"))
     assert not any(one in done.text for one in stop)
+
+
+def test_a_model_with_a_separator_sees_other_files(bundle: Bundle, qwen_bundle: Bundle) -> None:
+    request = CompletionRequest("a = ", "\n", extra=(("other.py", "def other():\n    pass\n"),))
+    separator = qwen_bundle.tokenizer.token_to_id("<|file_sep|>")
+    seen, _ = completer_for(qwen_bundle, any_tokens)[0].prompt(request)
+    alone, _ = completer_for(qwen_bundle, any_tokens)[0].prompt(replace(request, extra=()))
+    assert seen[0] == separator
+    assert seen[-len(alone) :] == alone
+    assert "def other" in qwen_bundle.tokenizer.decode(seen[: -len(alone)])
+    # StarCoder's tokenizer has none.
+    without = completer_for(bundle, any_tokens)[0]
+    assert without.prompt(request) == without.prompt(replace(request, extra=()))
