@@ -57,7 +57,7 @@ class Server:
     settings: ServeSettings
 
     def __post_init__(self) -> None:
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._worker = ThreadPoolExecutor(max_workers=self.completer.backend.concurrency, thread_name_prefix="engine")
         self._held = 0
         self.metrics = Metrics(lambda: self._held)
         bundle = self.completer.bundle

@@ -1,4 +1,4 @@
-"""Completing: a request to a prompt, the engine's tokens to text, and that to a completion worth accepting.
+"""Completing: a request to a prompt, and the text that a backend writes after it to a completion worth accepting.
 
 An editor's request goes through the rules of `serve/postprocessing/`, and generation ends as soon as one of them knows
 the end. Raw text, which is what a request without a suffix asks for unless its dialect says otherwise, goes through
@@ -13,14 +13,14 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from serve import prompts
+from serve.backends import Backend
 from serve.bundle import Bundle
-from serve.engine.engine import Ending, Engine, Statistics
+from serve.engine.engine import Ending, Statistics
 from serve.postprocessing import rules
 from serve.postprocessing.cursor import Cursor
 from serve.postprocessing.pipeline import Pipeline, Stream
 from serve.requests import Completion, CompletionRequest, Finish
-from serve.text import TextStream
-from toolchain.contracts.errors import ArtifactError
+from serve.text import Stopper
 
 FINISH: dict[Ending, Finish] = {"end_token": "stop", "length": "length", "cancelled": "cancelled"}
 
@@ -30,17 +30,9 @@ class Completer:
     """`deadline_ms` is for requests that give none; it runs from when their turn has come."""
 
     bundle: Bundle
-    engine: Engine
+    backend: Backend
     pipeline: Pipeline = rules.ALL
     deadline_ms: int | None = None
-
-    def __post_init__(self) -> None:
-        known, needed = self.engine.runner.vocab_size, self.bundle.tokenizer.get_vocab_size()
-        if known < needed:
-            raise ArtifactError(
-                f"the tokenizer of {self.bundle.folder} has {needed} tokens, and its model knows {known}",
-                "Compile the bundle again with the tokenizer that the model was trained with.",
-            )
 
     def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = lambda: False) -> Completion:
         """The whole completion."""
@@ -55,33 +47,29 @@ class Completer:
         """Pieces of text as they become final, then the completion with all of it."""
         due = self._due(request)
         prompt, max_tokens = self.prompt(request)
-        text, statistics = TextStream(self.bundle.tokenizer, request.stop), Statistics()
+        stopper, statistics = Stopper(request.stop), Statistics()
         pipeline = () if request.is_raw else self.pipeline
         shaped = Stream(pipeline, Cursor(request.prefix, request.suffix))
         whole = ""
-        tokens = self.engine.generate(
-            prompt,
-            request.sampling,
-            max_tokens,
-            self.bundle.end_ids,
-            lambda: cancelled() or time.monotonic() >= due,
-            statistics,
-        )
-        with closing(tokens):  # whatever happens here, the engine is free for the next request
-            for token in tokens:
-                piece = shaped.push(text.push(token))
+
+        def over() -> bool:
+            return cancelled() or time.monotonic() >= due
+
+        with closing(self.backend.generate(prompt, request.sampling, max_tokens, over, statistics)) as written:
+            for text in written:
+                piece = shaped.push(stopper.push(text))
                 whole += piece
                 if piece:
                     yield piece
-                if text.stopped or shaped.ended:
+                if stopper.stopped or shaped.ended:
                     break
-        if text.stopped or shaped.ended:
+        if stopper.stopped or shaped.ended:
             finish: Finish = "stop"
         elif statistics.ending == "cancelled" and not cancelled():
             finish = "length"  # the deadline came first
         else:
             finish = FINISH[statistics.ending]
-        rest = shaped.push(text.finish()) + shaped.finish("stop" if finish == "stop" else "length")
+        rest = shaped.push(stopper.finish()) + shaped.finish("stop" if finish == "stop" else "length")
         whole += rest
         if rest:
             yield rest

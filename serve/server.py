@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve.bundle import load_runner, open_bundle
+from serve.backends.native import open_native
+from serve.bundle import open_bundle
 from serve.completer import Completer
-from serve.engine.engine import Engine
 from serve.postprocessing import rules
 from serve.settings import ServeSettings
 from toolchain.contracts import extras
@@ -44,8 +44,8 @@ def run(
     with _listen(settings) as listener:
         bundle = open_bundle(folder)
         url = address(settings.host, listener.getsockname()[1])
-        engine = Engine(load_runner(bundle, progress), bundle.prefill_chunk)
-        completer = Completer(bundle, engine, rules.without(settings.without), settings.deadline_ms)
+        backend = open_native(bundle, progress)
+        completer = Completer(bundle, backend, rules.without(settings.without), settings.deadline_ms)
         progress.say(f"serving {bundle.name} at {url}")
         ready(url)
         config = uvicorn.Config(

@@ -185,9 +185,9 @@ def complete_command(
     as_json: Json = False,
 ) -> None:
     """One completion, with its timings."""
-    from serve.bundle import load_runner, open_bundle
+    from serve.backends.native import open_native
+    from serve.bundle import open_bundle
     from serve.completer import Completer
-    from serve.engine.engine import Engine
     from serve.engine.sampling import Sampling
     from serve.requests import CompletionRequest, clean
     from toolchain.console import console
@@ -195,9 +195,9 @@ def complete_command(
 
     opened = open_bundle(named_artifact(bundle))
     with console() as progress:
-        engine = Engine(load_runner(opened, progress), opened.prefill_chunk)
+        backend = open_native(opened, progress)
     request = CompletionRequest(clean(prefix), clean(suffix), max_tokens=max_tokens, sampling=Sampling(temperature))
-    done = Completer(opened, engine).complete(request)
+    done = Completer(opened, backend).complete(request)
     cost = done.statistics
     timings = (
         f"{done.prompt_tokens} prompt tokens, first token after {cost.first_token_seconds * 1000:.0f} ms, "

@@ -10,9 +10,9 @@ import pytest
 
 from compile.bundle import plan_compile
 from compile.settings import CompileSettings
-from serve.bundle import load_runner, open_bundle
+from serve.backends.native import open_native
+from serve.bundle import open_bundle
 from serve.completer import Completer
-from serve.engine.engine import Engine
 from serve.engine.loading import load
 from serve.requests import CompletionRequest
 from toolchain.contracts import manifest
@@ -41,7 +41,7 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bundle_completes(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    completer = Completer(opened, Engine(load_runner(opened, Silent()), opened.prefill_chunk))
+    completer = Completer(opened, open_native(opened, Silent()))
     request = CompletionRequest("def f(", ")\n", max_tokens=5)
     done, again = completer.complete(request), completer.complete(request)
     assert 0 < done.statistics.generated <= 5

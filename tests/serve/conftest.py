@@ -16,6 +16,7 @@ import uvicorn
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from serve.app import Server
+from serve.backends.native import Native
 from serve.bundle import Bundle, open_bundle
 from serve.completer import Completer
 from serve.engine.engine import Engine
@@ -106,7 +107,7 @@ def runner_for(bundle: Bundle, answer: Answer) -> ScriptedRunner:
 
 def completer_for(bundle: Bundle, answer: Answer) -> tuple[Completer, ScriptedRunner]:
     runner = runner_for(bundle, answer)
-    return Completer(bundle, Engine(runner, bundle.prefill_chunk)), runner
+    return Completer(bundle, Native(Engine(runner, bundle.prefill_chunk), bundle)), runner
 
 
 def saying(bundle: Bundle, text: str) -> Answer:

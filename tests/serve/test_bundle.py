@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+from serve.backends.native import Native
 from serve.bundle import Bundle, open_bundle
-from serve.completer import Completer
 from serve.engine.engine import Engine
 from serve.engine.sampling import Sampling
 from tests.serve.conftest import LIBRARY, write_bundle
@@ -108,4 +108,4 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
 
 def test_a_model_that_knows_fewer_tokens_than_its_tokenizer(bundle: Bundle) -> None:
     with pytest.raises(ArtifactError, match="tokens, and its model knows 5"):
-        Completer(bundle, Engine(ScriptedRunner(5, any_tokens)))
+        Native(Engine(ScriptedRunner(5, any_tokens)), bundle)

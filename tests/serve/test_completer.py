@@ -62,14 +62,14 @@ def test_generation_ends_where_a_rule_knows_the_end(bundle: Bundle) -> None:
     done = completer.complete(request)
     assert (done.text, done.finish) == ("return a", "stop")
     assert done.statistics.generated < len(bundle.tokenizer.encode(wrote).ids) / 2
-    unruled = Completer(bundle, completer.engine, pipeline=())
+    unruled = Completer(bundle, completer.backend, pipeline=())
     assert unruled.complete(request).text == wrote
 
 
 def test_raw_text_is_left_alone(bundle: Bundle) -> None:
     wrote = "\n return a  \n\nb\nb\nb\n"
     completer, _ = completer_for(bundle, saying(bundle, wrote))
-    slow = Completer(bundle, completer.engine, deadline_ms=0)
+    slow = Completer(bundle, completer.backend, deadline_ms=0)
     assert slow.complete(CompletionRequest("def f(a):")).text == wrote
     assert slow.complete(CompletionRequest("def f(a):", "\n", raw=True)).text == wrote
     at_the_end_of_a_file = CompletionRequest("def f(a):", raw=False)

@@ -29,6 +29,7 @@ PROGRAM = textwrap.dedent(
     import sys
     from pathlib import Path
     from serve import server
+    from serve.backends import native
     from serve.settings import ServeSettings
     from tests.serve.scripted import ScriptedRunner, repeats
     from toolchain.contracts.progress import Silent
@@ -43,7 +44,7 @@ PROGRAM = textwrap.dedent(
         runner.seconds_a_call = 0.02
         return runner
 
-    server.load_runner = load_runner
+    native.load_runner = load_runner
     server.run(Path(sys.argv[1]), ServeSettings(port=0), Told())
     """
 )

@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.bundle import Bundle
-from serve.text import TextStream
+from serve.text import Decoder, Stopper
 
 some_text = st.text(st.sampled_from("abc \n\t(){}é漢🎉\u0301"), max_size=40)
 stops = st.lists(st.text(st.sampled_from("abc \né漢"), min_size=1, max_size=4), max_size=4)
 
 
 def stream(bundle: Bundle, ids: list[int], stop: list[str]) -> tuple[list[str], bool]:
-    text = TextStream(bundle.tokenizer, stop)
+    decoder, text = Decoder(bundle.tokenizer), Stopper(stop)
     pieces = []
     for token in ids:
-        pieces.append(text.push(token))
+        pieces.append(text.push(decoder.push(token)))
         if text.stopped:
             break
     return [*pieces, text.finish()], text.stopped

@@ -1,0 +1,35 @@
+"""Where text comes from: this machine's compiled library, mlc_llm's engine, or another server.
+
+A backend continues a prompt of token ids. Everything around it is the same for all: prompts, stop strings, rules,
+protocols, the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
+
+from serve.engine.engine import Statistics
+from serve.engine.sampling import Sampling
+
+
+class Backend(Protocol):
+    @property
+    def concurrency(self) -> int:
+        """How many generations may run at once."""
+        ...
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        max_tokens: int,
+        cancelled: Callable[[], bool],
+        statistics: Statistics,
+    ) -> Generator[str, None, None]:
+        """Pieces of the text after `prompt`, each whole characters, until the model's end or `max_tokens`.
+
+        A piece may be empty, and `cancelled` is asked at every step. `statistics` are filled on the way; why it ended
+        stands in them at the end. Closing the generator ends the generation.
+        """
+        ...
