@@ -46,18 +46,25 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     targets = {target.name: target for target in _targets(settings)}
     if facts.window and any(target.device != "cpu" for target in targets.values()):
         context = min(context, facts.window)  # all that the paged cache of GPUs can do
-    for target in targets.values():
-        _refuse_unfit(facts, target)
+    if settings.builder == "mlc-llm":
+        from compile import mlc_builder
+
+        mlc_builder.check(list(targets.values()), scheme)
+    else:
+        for target in targets.values():
+            _refuse_unfit(facts, target)
     tvm = tvm_package.find()
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from compile import chat_config, cuda, library, library_cache, proof, weights
+        from compile import chat_config, cuda, library, library_cache, mlc_builder, proof, weights
 
         params = draft.path / "params"
         params.mkdir()
-        libraries = {
-            name: f"{settings.name}-{scheme.name}-{name}.{target.extension}" for name, target in targets.items()
-        }
+        content = chat_config.make(facts, scheme, context, checkpoint, spec.end_of_text, ids, values(settings.set))
+        for name in content["tokenizer_files"]:
+            shutil.copyfile(checkpoint / name, params / name)
+        chat_config.write(params / "mlc-chat-config.json", content)
+        libraries = {}
         # What can fail soon comes first; the weights, which take longest, are kept in `work` until they are whole.
         for name, target in targets.items():
             if target.device == "cuda" and cuda.missing():
@@ -65,16 +72,17 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
                     f"the CUDA library will hold source, to be compiled at each start: there is no {cuda.missing()}"
                 )
             progress.start(f"library for {name}")
-            build = partial(library.build, facts, scheme, spec, target)
-            library_cache.fetch(facts, scheme, spec, target, draft.path / libraries[name], build)
+            if settings.builder == "mlc-llm":
+                libraries[name] = f"{settings.name}-{scheme.name}-{name}-mlc.{mlc_builder.EXTENSIONS[target.system]}"
+                key = mlc_builder.key(params / "mlc-chat-config.json", target)
+                build = partial(mlc_builder.build, params, target)
+            else:
+                libraries[name] = f"{settings.name}-{scheme.name}-{name}.{target.extension}"
+                key = library_cache.key(facts, scheme, spec, target)
+                build = partial(library.build, facts, scheme, spec, target)
+            library_cache.fetch(key, draft.path / libraries[name], build)
             progress.finish()
         weights.convert(checkpoint, facts, scheme, params, progress, work / "weights")
-        content = chat_config.make(
-            facts, scheme, context, checkpoint, spec.end_of_text, ids.end_of_text, values(settings.set)
-        )
-        for name in content["tokenizer_files"]:
-            shutil.copyfile(checkpoint / name, params / name)
-        chat_config.write(params / "mlc-chat-config.json", content)
         progress.start("reference logits")
         proof.write(draft.path, params, facts, scheme, spec, ids, tokenizer)
         progress.finish()
@@ -86,6 +94,7 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
             "context_size": context,
             "fim": spec.to_json(),
             "targets": libraries,
+            "builder": settings.builder,
         }
 
     return Plan(

@@ -13,6 +13,7 @@ from typing import Any
 from compile.architectures import FAMILIES
 from compile.schemes import Scheme
 from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.fim import FimIds
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -31,10 +32,10 @@ def make(
     context_size: int,
     checkpoint: Path,
     end_token: str,
-    end_of_text: int,
+    ids: FimIds,
     generation: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The file's content. Generation ends at `end_token`, whose id is `end_of_text`."""
+    """The file's content. Generation ends at `end_token` and all other control tokens."""
     config, family = facts.config, FAMILIES[facts.family]
     model_config = family.model_config(facts) | {
         "vocab_size": facts.vocab_size,
@@ -67,17 +68,17 @@ def make(
             "prepend_space_in_encode": False,
             "strip_space_in_decode": False,
         },
-        "conv_template": conversation(family.TEMPLATE, end_token, end_of_text),
-        "pad_token_id": _id(config.get("pad_token_id"), end_of_text),
-        "bos_token_id": _id(config.get("bos_token_id"), end_of_text),
-        "eos_token_id": _id(config.get("eos_token_id"), end_of_text),
+        "conv_template": conversation(family.TEMPLATE, end_token, sorted(ids.control)),
+        "pad_token_id": _id(config.get("pad_token_id"), ids.end_of_text),
+        "bos_token_id": _id(config.get("bos_token_id"), ids.end_of_text),
+        "eos_token_id": _id(config.get("eos_token_id"), ids.end_of_text),
         "model_task": "chat",
         "mean_gen_len": generation["mean_gen_len"],
         "max_gen_len": generation["max_gen_len"],
     }
 
 
-def conversation(name: str, end_token: str, end_of_text: int) -> dict[str, Any]:
+def conversation(name: str, end_token: str, stop_ids: list[int]) -> dict[str, Any]:
     """MLC's template for text as it is, with nothing around it."""
     return {
         "name": name,
@@ -92,7 +93,7 @@ def conversation(name: str, end_token: str, end_of_text: int) -> dict[str, Any]:
         "role_content_sep": "",
         "role_empty_sep": "",
         "stop_str": [end_token],
-        "stop_token_ids": [end_of_text],
+        "stop_token_ids": stop_ids,
         "function_string": "",
         "use_function_calling": False,
     }

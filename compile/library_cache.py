@@ -35,22 +35,23 @@ SOURCES = (
 )
 
 
-def fetch(
-    facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target, out: Path, build: Callable[[Path], None]
-) -> None:
-    """Put the library at `out`: a copy of the one that is kept, or what `build(path)` writes, which is then kept."""
+def fetch(key: str, out: Path, build: Callable[[Path], None]) -> None:
+    """Put the library at `out`: a copy of the one kept under `key`, or what `build(path)` writes, which is then kept.
+
+    `key` covers everything that decides its content.
+    """
     folder = cache_folder("libraries")
-    kept = folder / f"{key(facts, scheme, spec, target)}.{target.extension}"
+    kept = folder / f"{key}{out.suffix}"
     if not _usable(kept):
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            built = Path(work) / f"library.{target.extension}"
+            built = Path(work) / f"library{out.suffix}"
             build(built)
             os.replace(built, kept)
     shutil.copyfile(kept, out)
 
 
 def key(facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target) -> str:
-    """The hash of everything that decides a library's content."""
+    """The key of a library of our own compiler."""
     shape = {name: value for name, value in asdict(facts).items() if name != "config"}
     content = [shape, asdict(scheme), spec.to_json(), asdict(target), tvm_package.find().version, _sources()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from compile.generation import values
 from compile.schemes import parse_scheme
@@ -27,6 +28,9 @@ class CompileSettings:
 
     context_size: int | None = None
     """Tokens of prompt and completion together; the model's own limit unless given, and never more."""
+
+    builder: Literal["fimble", "mlc-llm"] = "fimble"
+    """What compiles: our own kernels, or the mlc_llm that is installed, whose libraries its own engine runs."""
 
     name: str = "copilot"
     """The model's name, in file names and in the editors' model lists."""

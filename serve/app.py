@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serve import protocols
+from serve.backends import BackendError
 from serve.completer import Completer
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.page import files
@@ -121,6 +123,9 @@ class Server:
         return Response()
 
     async def health(self, request: Request) -> Response:
+        problem = await run_in_threadpool(self.completer.backend.problem)
+        if problem:
+            raise Refused(503, problem, "model", "unhealthy")
         return JSONResponse({"status": "ok", "model": self.completer.bundle.name})
 
     async def event(self, request: Request) -> Response:
@@ -326,6 +331,8 @@ def _reply_to_error(request: Request, error: Exception) -> Response:
             kind = "method_not_allowed" if error.status_code == 405 else "not_found"
             message = f"{request.method} {request.url.path}: {error.detail}"
             return failure(error.status_code, message, "path", kind, error.headers)
+        case BackendError():
+            return failure(502, str(error), "model", "generation")
         case FimbleError():
             return failure(500, str(error), "model", "generation")
         case _:

@@ -26,7 +26,8 @@ SMALLEST_CONTEXT = 16
 class Bundle:
     """`end_ids` are the tokens at which generation ends: FIM's, the end of text and all others that are no text.
 
-    `libraries` are those that this machine can run, the best first.
+    `params` is the folder of weights and tokenizer. `libraries` are those that this machine can run, the best first,
+    and `builder` is what compiled them.
     """
 
     folder: Path
@@ -39,11 +40,9 @@ class Bundle:
     sampling: Sampling
     max_tokens: int
     prefill_chunk: int
+    params: Path
+    builder: str
     libraries: tuple[tuple[Target, Path], ...]
-
-    @property
-    def params(self) -> Path:
-        return self.folder / "params"
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -56,14 +55,13 @@ def open_bundle(folder: Path) -> Bundle:
         spec = fim.FimSpec(**facts["fim"])
         tokenizer = open_tokenizer(_inside(folder, f"params/{TOKENIZER}").parent, spec.control_tokens)
         ids = fim.resolve(spec, tokenizer.token_to_id, where=str(params / TOKENIZER))
-        special = (id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
         bundle = Bundle(
             folder=folder,
             name=str(facts["name"]),
             context_size=int(facts["context_size"]),
             spec=spec,
             ids=ids,
-            end_ids=ids.control.union(special),
+            end_ids=end_ids(ids, tokenizer),
             tokenizer=tokenizer,
             sampling=Sampling(
                 temperature=float(chat["temperature"]),
@@ -72,6 +70,8 @@ def open_bundle(folder: Path) -> Bundle:
             ),
             max_tokens=int(chat["max_gen_len"]),
             prefill_chunk=int(chat["prefill_chunk_size"]),
+            params=params,
+            builder=str(facts.get("builder", "fimble")),
             libraries=_libraries(folder, facts["targets"]),
         )
     except FimbleError:
@@ -82,6 +82,12 @@ def open_bundle(folder: Path) -> Bundle:
     if min(bundle.max_tokens, bundle.prefill_chunk) < 1 or bundle.context_size < SMALLEST_CONTEXT:
         raise ArtifactError(f"{params / CHAT_CONFIG} holds lengths that leave no room for text", "Compile it again.")
     return bundle
+
+
+def end_ids(ids: fim.FimIds, tokenizer: Tokenizer) -> frozenset[int]:
+    """Every token that is no text."""
+    special = (id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+    return ids.control.union(special)
 
 
 def load_runner(bundle: Bundle, progress: Progress) -> Runner:

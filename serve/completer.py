@@ -85,6 +85,8 @@ class Completer:
     def prompt(self, request: CompletionRequest) -> tuple[list[int], int]:
         """The prompt's ids, trimmed so that `max_tokens` fit behind them, and that count."""
         bundle = self.bundle
+        if request.ids:
+            return list(request.ids), min(request.max_tokens, bundle.context_size - len(request.ids))
         max_tokens = min(request.max_tokens, bundle.context_size // 2)
         room = bundle.context_size - max_tokens
         ids = prompts.build(

@@ -32,7 +32,8 @@ class CompletionRequest:
 
     `raw` text is continued as it comes, by no rule of completion and no deadline of the server's; None leaves it to
     whether there is a suffix, and False tells that an editor asks, whose cursor may stand at the end of a file.
-    After `deadline_ms` the answer is what there is by then. `extra` are other files, as name and text.
+    After `deadline_ms` the answer is what there is by then. `extra` are other files, as name and text. `ids`, where
+    there are any, are the prompt itself, as tokens, in the place of all text.
     """
 
     prefix: str
@@ -43,10 +44,11 @@ class CompletionRequest:
     raw: bool | None = None
     deadline_ms: int | None = None
     extra: tuple[tuple[str, str], ...] = ()
+    ids: tuple[int, ...] = ()
 
     @property
     def is_raw(self) -> bool:
-        return not self.suffix if self.raw is None else self.raw
+        return bool(self.ids) or (not self.suffix if self.raw is None else self.raw)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve.backends.native import open_native
-from serve.bundle import open_bundle
+from serve.backends import Backend
+from serve.backends.opening import open_backend
+from serve.bundle import Bundle, open_bundle
 from serve.completer import Completer
 from serve.postprocessing import rules
 from serve.settings import ServeSettings
@@ -42,9 +43,8 @@ def run(
     from serve.app import Server
 
     with _listen(settings) as listener:
-        bundle = open_bundle(folder)
         url = address(settings.host, listener.getsockname()[1])
-        backend = open_native(bundle, progress)
+        bundle, backend = _open(folder, settings, progress)
         completer = Completer(bundle, backend, rules.without(settings.without), settings.deadline_ms)
         progress.say(f"serving {bundle.name} at {url}")
         ready(url)
@@ -71,6 +71,19 @@ def check(settings: ServeSettings) -> None:
 
 def address(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _open(folder: Path, settings: ServeSettings, progress: Progress) -> tuple[Bundle, Backend]:
+    """What is served, and what generates for it."""
+    if settings.upstream:
+        extras.need("httpx")
+        from serve.backends.upstream import open_upstream
+
+        return open_upstream(
+            settings.upstream, settings.upstream_key, settings.upstream_model, folder, settings.concurrency
+        )
+    bundle = open_bundle(folder)
+    return bundle, open_backend(bundle, settings.engine, progress)
 
 
 @contextmanager

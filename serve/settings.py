@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from serve.postprocessing import rules
 from toolchain.contracts.errors import SettingsError
@@ -29,11 +30,31 @@ class ServeSettings:
     without: tuple[str, ...] = ()
     """A rule of completion to leave out, by its name; may be given repeatedly."""
 
+    engine: Literal["fimble", "mlc-llm"] | None = None
+    """What runs the model: our own engine, or the mlc_llm that is installed; unless given, what it was compiled for."""
+
+    upstream: str | None = None
+    """The address of a server with OpenAI's API that generates instead, such as http://host:8000/v1."""
+
+    upstream_model: str | None = None
+    """The upstream's model to use; its first unless given."""
+
+    upstream_key: str | None = None
+    """The key that the upstream wants."""
+
+    concurrency: int = 32
+    """Requests that an upstream works on at once; more wait here."""
+
     deadline_ms: int = 30_000
     """Milliseconds after which an editor is answered with what there is by then."""
 
     def __post_init__(self) -> None:
         check("--port", self.port, 0 <= self.port <= 65535, "a whole number from 0 to 65535")
+        at_least("--concurrency", self.concurrency, 1)
+        url = self.upstream or "http://host/v1"
+        check("--upstream", self.upstream, re.match("https?://[^/]", url) is not None, "http://HOST:PORT/v1")
+        if self.upstream and self.engine:
+            raise SettingsError("an upstream has its own engine", "Give --upstream or --engine.")
         at_least("--queue-limit", self.queue_limit, 1)
         at_least("--deadline-ms", self.deadline_ms, 1)
         for name in self.without:

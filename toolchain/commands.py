@@ -185,7 +185,7 @@ def complete_command(
     as_json: Json = False,
 ) -> None:
     """One completion, with its timings."""
-    from serve.backends.native import open_native
+    from serve.backends.opening import open_backend
     from serve.bundle import open_bundle
     from serve.completer import Completer
     from serve.engine.sampling import Sampling
@@ -195,7 +195,7 @@ def complete_command(
 
     opened = open_bundle(named_artifact(bundle))
     with console() as progress:
-        backend = open_native(opened, progress)
+        backend = open_backend(opened, None, progress)
     request = CompletionRequest(clean(prefix), clean(suffix), max_tokens=max_tokens, sampling=Sampling(temperature))
     done = Completer(opened, backend).complete(request)
     cost = done.statistics

@@ -11,12 +11,21 @@ from typing import Protocol
 
 from serve.engine.engine import Statistics
 from serve.engine.sampling import Sampling
+from toolchain.contracts.errors import FimbleError
+
+
+class BackendError(FimbleError):
+    """What generates is another program, and that failed or cannot be reached."""
 
 
 class Backend(Protocol):
     @property
     def concurrency(self) -> int:
         """How many generations may run at once."""
+        ...
+
+    def problem(self) -> str | None:
+        """Why it cannot generate now, as far as can be told at once; None when it can."""
         ...
 
     def generate(

@@ -29,6 +29,9 @@ class Native:
         self.engine = engine
         self._tokenizer, self._end_ids = bundle.tokenizer, bundle.end_ids
 
+    def problem(self) -> str | None:
+        return None
+
     def generate(
         self,
         prompt: Sequence[int],

@@ -14,13 +14,13 @@ from toolchain.contracts import manifest
 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """What is loaded; what an older bundle does not say is null."""
-    facts = manifest.read(bundle.folder, "bundle").facts
+    facts = manifest.read(bundle.folder).facts if manifest.is_whole(bundle.folder) else {}
     return {
         "name": bundle.name,
         "family": facts.get("family"),
         "parameters": facts.get("parameters"),
         "scheme": facts.get("scheme"),
-        "target": bundle.libraries[0][0].name,
+        "target": bundle.libraries[0][0].name if bundle.libraries else "upstream",
         "context_size": bundle.context_size,
         "fim_order": bundle.spec.serving_order,
         "max_tokens": bundle.max_tokens,

@@ -36,6 +36,7 @@ class Model:
     digest: str
     made: str
     size: int
+    vocabulary: int
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,21 @@ class Exchange:
 
 def describe(bundle: Bundle) -> Model:
     """What the dialects may tell of `bundle`."""
-    said = manifest.read(bundle.folder, "bundle")
+    said = manifest.read(bundle.folder) if manifest.is_whole(bundle.folder) else None
+    facts = said.facts if said else {}
     return Model(
         name=bundle.name,
         folder=bundle.folder,
         spec=bundle.spec,
         context_size=bundle.context_size,
         defaults=CompletionRequest("", max_tokens=bundle.max_tokens, sampling=bundle.sampling),
-        scheme=str(said.facts.get("scheme", "")),
-        family=str(said.facts.get("family", "")),
-        target=bundle.libraries[0][0].name,
-        digest=said.digest,
-        made=said.created,
-        size=sum(file.size for file in said.files),
+        scheme=str(facts.get("scheme", "")),
+        family=str(facts.get("family", "")),
+        target=bundle.libraries[0][0].name if bundle.libraries else "upstream",
+        digest=said.digest if said else "0" * 64,
+        made=said.created if said else "1970-01-01T00:00:00Z",
+        size=sum(file.size for file in said.files) if said else 0,
+        vocabulary=bundle.tokenizer.get_vocab_size(),
     )
 
 

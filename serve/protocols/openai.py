@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from serve.protocols import EVENTS_TO_DONE, Body, Exchange, Model, Stream, request_from_prompt
@@ -23,12 +24,15 @@ FINISH = {"stop": "stop", "length": "length", "cancelled": "stop"}
 
 
 def complete(body: Body, model: Model) -> Exchange:
-    """`prompt` and `suffix` around the cursor, or one prompt with FIM tokens in it."""
+    """`prompt` and `suffix` around the cursor, one prompt with FIM tokens in it, or a prompt as token ids."""
     prompt = body.get("prompt")
+    ids: tuple[int, ...] = ()
     if isinstance(prompt, list):
-        if len(prompt) != 1:
-            raise BadRequest("prompt", "one prompt at a time is taken")
-        body = {**body, "prompt": prompt[0]}
+        if len(prompt) == 1 and not isinstance(prompt[0], int):
+            (prompt,) = prompt
+        if isinstance(prompt, list):
+            ids, prompt = _ids(prompt, model), ""
+        body = {**body, "prompt": prompt}
     if body.get("model") is not None:
         read_text(body, "model")
     # llm-vscode's users leave Hugging Face's parameters in place when they switch to this dialect.
@@ -39,7 +43,7 @@ def complete(body: Body, model: Model) -> Exchange:
     refuse(options, REFUSED)
     field = "max_tokens" if options.get("max_tokens") is not None else "max_new_tokens"
     suffix = read_text(body, "suffix") if body.get("suffix") is not None else ""
-    wanted = request_from_prompt(body, "prompt", options, field, model, suffix)
+    wanted = replace(request_from_prompt(body, "prompt", options, field, model, suffix), ids=ids)
     head = _head(body, model.name)
     counted = _wants_usage(body)
     stream = Stream(EVENTS_TO_DONE, lambda piece: _events(head, piece, counted)) if read_flag(body, "stream") else None
@@ -54,6 +58,17 @@ def models(model: Model) -> dict[str, Any]:
 def model_card(model: Model) -> dict[str, Any]:
     """The one model, by whatever name it was asked for."""
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "fimble"}
+
+
+def _ids(prompt: Sequence[Any], model: Model) -> tuple[int, ...]:
+    """A prompt of token ids, checked; several prompts, which OpenAI's API takes in a list too, are refused."""
+    if not prompt or not all(isinstance(id, int) and not isinstance(id, bool) for id in prompt):
+        raise BadRequest("prompt", "one prompt at a time is taken, as text or as token ids")
+    if not all(0 <= id < model.vocabulary for id in prompt):
+        raise BadRequest("prompt", f"a token id lies outside the vocabulary of {model.vocabulary}")
+    if len(prompt) >= model.context_size:
+        raise BadRequest("prompt", f"{len(prompt)} tokens leave no room in a context of {model.context_size}")
+    return tuple(prompt)
 
 
 def _wants_usage(body: Body) -> bool:

@@ -58,7 +58,8 @@ def runner_of(checkpoint_of: CheckpointOf, tmp_path_factory: pytest.TempPathFact
             if pages:
                 build(folder / "model.a", pages=True)
             else:
-                library_cache.fetch(facts, scheme, STARCODER, target, folder / "model.a", build)
+                key = library_cache.key(facts, scheme, STARCODER, target)
+                library_cache.fetch(key, folder / "model.a", build)
             made[variant, name, pages] = load(folder / "model.a", folder)
         return made[variant, name, pages]
 

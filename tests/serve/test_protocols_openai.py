@@ -97,3 +97,18 @@ def test_a_model_that_fails_within_a_stream(bundle: Bundle) -> None:
             list(client_of(http).completions.create(model="any", prompt="a", stream=True))
         with pytest.raises(openai.InternalServerError):
             client_of(http).completions.create(model="any", prompt="a")
+
+
+def test_a_prompt_of_token_ids_is_continued_as_it_is(bundle: Bundle) -> None:
+    completer, runner = completer_for(bundle, saying(bundle, "a + b"))
+    ids = [bundle.ids.prefix, *bundle.tokenizer.encode("x = ").ids, bundle.ids.suffix, bundle.ids.middle]
+    with serving(completer) as client:
+        reply = client.post("/v1/completions", json={"prompt": ids, "max_tokens": 20}).json()
+        assert runner.held[: len(ids)] == ids
+        listed = client.post("/v1/completions", json={"prompt": [ids], "max_tokens": 20}).json()
+        assert listed["choices"] == reply["choices"]
+        for bad in ([1.5], [True], [-1], [10**6], [1, "a"], ids * 100, []):
+            refused = client.post("/v1/completions", json={"prompt": bad})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (422, "prompt")
+    assert reply["choices"][0]["text"] == "a + b"
+    assert reply["usage"]["prompt_tokens"] == len(ids)
