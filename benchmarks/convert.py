@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.decode import processor_name
 from compile import weights
 from compile.architectures import FAMILIES
-from compile.schemes import Scheme, parse_scheme
+from compile.schemes import GROUP, Scheme, parse_scheme
 from toolchain.contracts import architectures
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.progress import Silent
@@ -175,7 +175,7 @@ def random_weights(nbytes: int, seed: int) -> Iterator[memoryview]:
 
 def bits_per_weight(scheme: Scheme) -> float:
     width = 8 * np.dtype(scheme.dtype).itemsize
-    return scheme.bits + width / scheme.group if scheme.bits and scheme.group else width
+    return scheme.bits + width / GROUP if scheme.quantized else width
 
 
 def convert(source: Path, facts: Architecture, scheme: Scheme, out: Path) -> int:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compile.generation import values
-from compile.quantization import GROUP
-from compile.schemes import parse_scheme
+from compile.schemes import GROUP, parse_scheme
 from compile.settings import CompileSettings
 from toolchain.contracts import architectures, fim, manifest, tvm_package
 from toolchain.contracts import settings as contract_settings

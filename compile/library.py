@@ -27,7 +27,6 @@ from compile.kernels.gpu.binding import bind_threads
 from compile.kernels.gpu.paged_attention import merge_in_order
 from compile.layers.cpu import CpuLayers
 from compile.layers.gpu import GpuLayers
-from compile.quantization import quantized_shapes
 from compile.schemes import Scheme
 from toolchain.contracts import object_archive, tvm_package
 from toolchain.contracts.architectures.facts import Architecture
@@ -117,7 +116,7 @@ def _describe_parameter(
     stem, _, ending = name.rpartition(".")
     shape = packed
     if ending in ("q_weight", "q_scale"):
-        words, scales = quantized_shapes(stored[f"{stem}.weight"], scheme.bits or 0)
+        words, scales = scheme.stored_shapes(stored[f"{stem}.weight"])
         shape = list(words if ending == "q_weight" else scales)
     packer = None if shape == packed else f"pack_{ending}_{'_'.join(map(str, shape))}"
     return {"name": name, "shape": shape, "dtype": str(parameter.dtype), "packer": packer, "packed_shape": packed}
@@ -142,7 +141,7 @@ def _add_packer(builder: Any, parameter: dict[str, Any], layers: CpuLayers) -> N
     One for each shape: with symbolic sizes TVM orders a product by addresses, and no two builds would be equal.
     """
     if parameter["dtype"] == "uint32":
-        pack = quantized_matmul.pack_words(layers.lanes, layers.scheme.bits or 0)
+        pack = quantized_matmul.pack_words(layers.lanes, layers.scheme.bits)
     else:
         pack = quantized_matmul.pack_scales(layers.lanes, parameter["dtype"])
     source = relax.Var("source", relax.TensorType(parameter["shape"], parameter["dtype"]))

@@ -18,30 +18,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from compile.schemes import SCHEMES, Scheme
+from compile.schemes import GROUP, Scheme
 
-GROUP = 32
 ALIGNMENT = 64  # bytes: what TVM asks of an array
 _building = threading.Lock()
 
 
-def quantized_shapes(shape: tuple[int, ...], bits: int = 4) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The shapes of words and scales for a weight `[N, K]`: `[N, ceil(K/32) * bits]` and `[N, ceil(K/32)]`."""
-    outputs, inputs = shape
-    groups = -(-inputs // GROUP)
-    return (outputs, groups * bits), (outputs, groups)
-
-
-def quantize(weight: NDArray[Any], scheme: Scheme = SCHEMES["q4f16_1"]) -> tuple[NDArray[np.uint32], NDArray[Any]]:
-    """`[N, K]` floats to uint32 words and scales in the scheme's dtype, of the shapes that `quantized_shapes` gives.
+def quantize(weight: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.uint32], NDArray[Any]]:
+    """`[N, K]` floats to uint32 words and scales in the scheme's dtype, shaped as `Scheme.stored_shapes` says.
 
     The weight is cast to the scheme's dtype first. Inputs beyond K are zero weights for the scale, and zero bits.
     A group that holds NaN or infinity after the cast has such a scale, so whoever calls need not look at the weights.
     Many threads may call at once.
     """
-    if scheme.bits is None:
+    if not scheme.quantized:
         raise ValueError(f"{scheme.name} does not quantize")
-    words_shape, scales_shape = quantized_shapes(weight.shape, scheme.bits)
+    words_shape, scales_shape = scheme.stored_shapes(weight.shape)
     inputs = weight.shape[1]
     # The kernel rounds float16 and float32 itself. float64 is rounded here, so once; bfloat16 fits in float32.
     given = {"float16": "float16", "float64": scheme.dtype}.get(weight.dtype.name, "float32")
@@ -51,21 +43,12 @@ def quantize(weight: NDArray[Any], scheme: Scheme = SCHEMES["q4f16_1"]) -> tuple
         source[:, :inputs] = weight
     words, scales = _aligned(words_shape, np.uint32), _aligned(scales_shape, scheme.dtype)
     with _building:
-        kernel = _kernel(given, scheme.dtype, scheme.bits)
+        kernel = _kernel(given, scheme)
     kernel(source, words, scales)
     if inputs % GROUP:
         real = np.arange(GROUP * scheme.bits) < inputs % GROUP * scheme.bits
         words[:, -scheme.bits :] &= np.packbits(real, bitorder="little").view("<u4")
     return words, scales
-
-
-def dequantize(words: NDArray[np.uint32], scales: NDArray[Any], inputs: int) -> NDArray[np.float32]:
-    """The weights `[N, inputs]` that words and scales stand for, (q - m) · scale in float32."""
-    bits = words.shape[1] // scales.shape[1]
-    shifts = np.arange(0, 32, bits, dtype=np.uint32)
-    levels = (words[..., None] >> shifts) & np.uint32(2**bits - 1)
-    centred = levels.reshape(*scales.shape, GROUP).astype(np.float32) - np.float32(2 ** (bits - 1) - 1)
-    return (centred * scales[..., None].astype(np.float32)).reshape(len(words), -1)[:, :inputs]
 
 
 def _aligned(shape: tuple[int, int], dtype: DTypeLike) -> NDArray[Any]:
@@ -76,7 +59,7 @@ def _aligned(shape: tuple[int, int], dtype: DTypeLike) -> NDArray[Any]:
 
 
 @cache
-def _kernel(source: str, dtype: str, bits: int) -> Any:
+def _kernel(given: str, scheme: Scheme) -> Any:
     """The compiled `_quantizer`, a function of source, words and scales."""
     import tvm
 
@@ -86,19 +69,19 @@ def _kernel(source: str, dtype: str, bits: int) -> Any:
         "mtriple": codegen.llvm_get_system_triple(),
         "mcpu": codegen.llvm_get_system_cpu(),
     }
-    module = tvm.IRModule({"main": _quantizer(source, dtype, bits)})
+    module = tvm.IRModule({"main": _quantizer(given, scheme)})
     return tvm.compile(module, target=tvm.target.Target(native))["main"]
 
 
-def _quantizer(given: str, dtype: str, bits: int) -> Any:
-    """Weights `[N, G * 32]` of dtype `given` to words `[N, G * bits]` and scales `[N, G]` of `dtype`.
+def _quantizer(given: str, scheme: Scheme) -> Any:
+    """Weights `[N, G * 32]` of dtype `given` to words `[N, G * bits]` and scales `[N, G]` of the scheme's dtype.
 
     A group is one vector of 32. Its largest magnitude is found among the bits without the sign, which order floats as
     integers and put NaN above infinity above every number, so that neither is lost.
     """
     from tvm.script import tirx as T
 
-    middle = 2 ** (bits - 1) - 1
+    dtype, bits, middle = scheme.dtype, scheme.bits, scheme.middle
     width = np.dtype(dtype).itemsize * 8
     unsigned = f"uint{width}"
 

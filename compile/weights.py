@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from compile import checkpoint, quantization, tensor_cache
 from compile.architectures import FAMILIES
-from compile.quantization import quantized_shapes
 from compile.schemes import Scheme
 from compile.tensor_cache import Shard, ShardFolder
 from toolchain.contracts.architectures.facts import Architecture
@@ -53,9 +52,9 @@ class Tensor:
 
     def stored(self, scheme: Scheme) -> list[tuple[str, tuple[int, ...], str]]:
         """Name, shape and dtype of what is on disk for it: words and scales of a quantized matrix, else itself."""
-        if scheme.bits is None or len(self.shape) != 2:
+        if not scheme.quantized or len(self.shape) != 2:
             return [(self.name, self.shape, scheme.dtype)]
-        words, scales = quantized_shapes(self.shape, scheme.bits)
+        words, scales = scheme.stored_shapes(self.shape)
         stem = self.name.removesuffix("weight")
         return [(stem + "q_weight", words, "uint32"), (stem + "q_scale", scales, scheme.dtype)]
 

@@ -14,7 +14,7 @@ from tvm.relax.frontend.nn import Tensor, op
 
 from compile.kernels.cpu import embedding, float_matmul, quantized_matmul, rope, rows
 from compile.layers import Finish
-from compile.schemes import Scheme
+from compile.schemes import GROUP, Scheme
 from toolchain.contracts.architectures.facts import Architecture
 
 
@@ -91,7 +91,7 @@ class Weights(nn.Module):
         self.layers, self.outputs, self.inputs = layers, outputs, inputs
         scheme, lanes = layers.scheme, layers.lanes
         if scheme.quantized:
-            blocks, groups = -(-outputs // lanes), inputs // quantized_matmul.GROUP
+            blocks, groups = -(-outputs // lanes), inputs // GROUP
             self.q_weight = nn.Parameter((blocks, groups, scheme.bits, lanes), "uint32")
             self.q_scale = nn.Parameter((blocks, groups, lanes), scheme.dtype)
         else:

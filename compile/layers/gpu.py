@@ -82,9 +82,9 @@ class Weights(nn.Module):
         self.layers, self.outputs, self.inputs = layers, outputs, inputs
         scheme = layers.scheme
         if scheme.quantized:
-            groups = -(-inputs // quantized_matmul.GROUP)
-            self.q_weight = nn.Parameter((outputs, groups * (scheme.bits or 0)), "uint32")
-            self.q_scale = nn.Parameter((outputs, groups), scheme.dtype)
+            words, scales = scheme.stored_shapes((outputs, inputs))
+            self.q_weight = nn.Parameter(words, "uint32")
+            self.q_scale = nn.Parameter(scales, scheme.dtype)
         else:
             self.weight = nn.Parameter((outputs, inputs), scheme.dtype)
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compile.quantization import dequantize, quantize
+from compile.schemes import parse_scheme
 from tests.compile.families import VARIANTS, random_model
+from tests.compile.group_quantization import dequantized, quantized
 from toolchain.contracts import architectures
 
 pytestmark = pytest.mark.compile
@@ -19,17 +20,17 @@ IDS = [int(n) for n in np.random.default_rng(0).integers(0, 500, 150)]
 SCHEMES = ["q0f32", "q4f16_1"]
 
 
-def reference_logits(variant: str, scheme: str) -> np.ndarray:
+def reference_logits(variant: str, name: str) -> np.ndarray:
     """Logits `[T, V]` of transformers' model, with weights as the scheme stores them."""
     import torch
 
-    model = random_model(variant)
+    model, scheme = random_model(variant), parse_scheme(name)
     with torch.no_grad():
-        if scheme != "q0f32":
-            for parameter in model.parameters():
-                half = parameter.numpy().astype(np.float16)
-                stored = dequantize(*quantize(half), half.shape[1]) if half.ndim == 2 and scheme == "q4f16_1" else half
-                parameter.copy_(torch.tensor(stored.astype(np.float32)))
+        for parameter in model.parameters():
+            stored = parameter.numpy().astype(scheme.dtype)
+            if scheme.quantized and stored.ndim == 2:
+                stored = dequantized(*quantized(stored, scheme), stored.shape[1])
+            parameter.copy_(torch.tensor(stored.astype(np.float32)))
         logits: np.ndarray = model(torch.tensor([IDS])).logits[0].numpy()
     return logits
 
@@ -45,9 +46,14 @@ def test_logits_equal_transformers(
     assert np.abs(found - wanted).max() / np.abs(wanted).max() < tolerance
 
 
-def test_logits_of_16_bits_equal_transformers(runner_of: Callable[[str, str], Any]) -> None:
-    wanted, found = reference_logits("gpt_bigcode", "q0f16"), runner_of("gpt_bigcode", "q0f16").score(IDS, 0)
-    assert np.abs(found - wanted).max() / np.abs(wanted).max() < 2e-3
+@pytest.mark.parametrize(
+    ("scheme", "tolerance"), [("q0f16", 2e-3), ("q8f16_1", 2e-3), ("q4f32_1", 1e-4), ("q8f32_1", 1e-4)]
+)
+def test_logits_of_other_schemes_equal_transformers(
+    scheme: str, tolerance: float, runner_of: Callable[[str, str], Any]
+) -> None:
+    wanted, found = reference_logits("gpt_bigcode", scheme), runner_of("gpt_bigcode", scheme).score(IDS, 0)
+    assert np.abs(found - wanted).max() / np.abs(wanted).max() < tolerance
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

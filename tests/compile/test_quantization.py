@@ -10,36 +10,19 @@ import numpy as np
 import pytest
 
 from compile import quantization
-from compile.quantization import dequantize, quantize, quantized_shapes
+from compile.quantization import quantize
 from compile.schemes import SCHEMES, Scheme
+from tests.compile.group_quantization import dequantized, quantized
 
 pytestmark = pytest.mark.compile
 QUANTIZED = [scheme.name for scheme in SCHEMES.values() if scheme.quantized]
 
 
-def reference(weight: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
-    """The format restated: every operation in the scheme's float type, one after the other."""
-    kind, bits = np.dtype(scheme.dtype).type, scheme.bits
-    middle = kind(2 ** (bits - 1) - 1)
-    rows, inputs = weight.shape
-    with np.errstate(all="ignore"):
-        padded = np.zeros((rows, inputs + -inputs % 32), kind)
-        padded[:, :inputs] = weight.astype(kind)
-        groups = padded.reshape(rows, -1, 32)
-        scales = np.abs(groups).max(-1) / middle
-        levels = np.rint(groups / scales[..., None] + middle)
-    assert scales.dtype == levels.dtype == kind
-    levels = np.where(np.isnan(levels), 0, np.clip(levels, 0, 2 * middle)).astype(np.uint64).reshape(rows, -1)
-    levels[:, inputs:] = 0
-    shifts = np.arange(0, 32, bits, dtype=np.uint64)
-    return (levels.reshape(rows, -1, 32 // bits) << shifts).sum(-1).astype(np.uint32), scales
-
-
 def assert_equal_bits(weight: np.ndarray, scheme: Scheme) -> None:
     words, scales = quantize(weight, scheme)
-    wanted_words, wanted_scales = reference(weight, scheme)
+    wanted_words, wanted_scales = quantized(weight, scheme)
     assert (words.dtype, scales.dtype) == (np.uint32, np.dtype(scheme.dtype))
-    assert (words.shape, scales.shape) == quantized_shapes(weight.shape, scheme.bits)
+    assert (words.shape, scales.shape) == scheme.stored_shapes(weight.shape)
     assert np.array_equal(words, wanted_words)
     assert scales.tobytes() == wanted_scales.tobytes()
 
@@ -115,15 +98,15 @@ def test_error_is_half_a_step_and_the_rounding_of_the_float_type(scheme: str, st
     weight = draw(5, 100).astype(np.float16)
     words, scales = quantize(weight, SCHEMES[scheme])
     step = np.repeat(scales.astype(np.float32), 32, axis=1)[:, :100]
-    assert (np.abs(dequantize(words, scales, 100) - weight.astype(np.float32)) <= step * steps).all()
+    assert (np.abs(dequantized(words, scales, 100) - weight.astype(np.float32)) <= step * steps).all()
 
 
 def test_threads_that_all_begin_with_the_first_kernel() -> None:
     quantization._kernel.cache_clear()
     weight = draw(64, 512)
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda _: quantize(weight)[0].tobytes(), range(32)))
-    assert set(results) == {reference(weight, SCHEMES["q4f16_1"])[0].tobytes()}
+        results = list(pool.map(lambda _: quantize(weight, SCHEMES["q4f16_1"])[0].tobytes(), range(32)))
+    assert set(results) == {quantized(weight, SCHEMES["q4f16_1"])[0].tobytes()}
 
 
 @pytest.mark.parametrize("scheme", QUANTIZED)

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from compile import tensor_cache, weights
 from compile.schemes import SCHEMES
 from tests.compile.conftest import CheckpointOf
-from tests.compile.test_quantization import reference
+from tests.compile.group_quantization import quantized
 from tests.compile.test_tensor_cache import content, read
 from toolchain.contracts import architectures
 from toolchain.contracts.errors import ArtifactError, StageError
@@ -136,7 +136,7 @@ def expected(tensors: Tensors, scheme: str) -> Tensors:
     for name, tensor in tensors.items():
         if SCHEMES[scheme].quantized and tensor.ndim == 2:
             stem = name.removesuffix("weight")
-            found[stem + "q_weight"], found[stem + "q_scale"] = reference(tensor, SCHEMES[scheme])
+            found[stem + "q_weight"], found[stem + "q_scale"] = quantized(tensor, SCHEMES[scheme])
         else:
             found[name] = tensor.astype(SCHEMES[scheme].dtype)
     return found

@@ -7,8 +7,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from compile.kernels.cpu.quantized_matmul import GROUP, numbers
-from compile.schemes import Scheme
+from compile.schemes import GROUP, Scheme
 
 
 @cache
@@ -17,7 +16,7 @@ def gather_quantized(K: int, lanes: int, scheme: Scheme) -> Any:
 
     Packed alike, one copy of a tied table serves as embedding and as head.
     """
-    bits, per_word, middle, mask = numbers(scheme)
+    bits, per_word, middle, mask = scheme.bits, scheme.per_word, float(scheme.middle), 2**scheme.bits - 1
     kind = scheme.dtype
 
     @T.prim_func(s_tir=True, private=True)

@@ -14,9 +14,8 @@ from typing import Any
 from tvm.script import tirx as T
 
 from compile.kernels.cpu.vector import splat
-from compile.schemes import Scheme
+from compile.schemes import GROUP, Scheme
 
-GROUP = 32
 TILE_ROWS = 4
 
 
@@ -63,12 +62,6 @@ def pack_scales(lanes: int, dtype: str) -> Any:
     return pack_q_scale
 
 
-def numbers(scheme: Scheme) -> tuple[int, int, float, int]:
-    """Bits of a number, numbers in a word, the number that stands for zero, and the mask of one number."""
-    bits = scheme.bits or 0
-    return bits, 32 // bits, float(2 ** (bits - 1) - 1), 2**bits - 1
-
-
 def side_by_side(N: int, lanes: int) -> int:
     """How many blocks of L weight rows one loop walks: each broadcast of x then serves all of them."""
     blocks = -(-N // lanes)
@@ -82,7 +75,7 @@ def gemv(N: int, K: int, lanes: int, scheme: Scheme) -> Any:
     The middle is taken out of the loop: sum((q - middle) x) = sum(q x) - middle · sum(x), the last once a group.
     """
     G, NB, blocks = K // GROUP, side_by_side(N, lanes), -(-N // lanes)
-    bits, per_word, middle, mask = numbers(scheme)
+    bits, per_word, middle, mask = scheme.bits, scheme.per_word, float(scheme.middle), 2**scheme.bits - 1
     floats, ints, kind = f"float32x{lanes}", f"int32x{lanes}", scheme.dtype
 
     @T.prim_func(s_tir=True, private=True)
@@ -139,7 +132,7 @@ def gemm(N: int, K: int, lanes: int, scheme: Scheme) -> Any:
     """
     G, blocks, R = K // GROUP, -(-N // lanes), TILE_ROWS
     NB = 2 if blocks % 2 == 0 else 1
-    bits, per_word, middle, mask = numbers(scheme)
+    bits, per_word, middle, mask = scheme.bits, scheme.per_word, float(scheme.middle), 2**scheme.bits - 1
     floats, ints, kind = f"float32x{lanes}", f"int32x{lanes}", scheme.dtype
 
     @T.prim_func(s_tir=True, private=True)

@@ -14,8 +14,8 @@ from tvm.script import tirx as T
 
 from compile.kernels.gpu.arithmetic import four
 from compile.kernels.gpu.limits import Limits
-from compile.kernels.gpu.quantized_matmul import GROUP, dequantized
-from compile.schemes import Scheme
+from compile.kernels.gpu.quantized_matmul import dequantized
+from compile.schemes import GROUP, Scheme
 
 THREADS = 256
 
@@ -23,8 +23,7 @@ THREADS = 256
 @cache
 def gather_quantized(K: int, scheme: Scheme, limits: Limits, added: bool = False) -> Any:
     """Row `ids[m]` of a table of words `[V, K/32 · bits]` and scales `[V, K/32]`, to `out [M, K]`."""
-    bits, dtype = scheme.bits or 0, scheme.dtype
-    per_word, words_of_row = 32 // bits, K * bits // 32
+    dtype, per_word, words_of_row = scheme.dtype, scheme.per_word, K // scheme.per_word
     threads = min(THREADS, limits.threads)
     limits.require(threads, 0, dtype)
 
@@ -45,7 +44,7 @@ def gather_quantized(K: int, scheme: Scheme, limits: Limits, added: bool = False
                         word: T.let = W[I[m], w]
                         scale: T.let = T.Cast("float32", S[I[m], w * per_word // GROUP])
                         for e in T.unroll(per_word // 4):
-                            numbers: T.let = dequantized(word, e * 4, scale, bits)
+                            numbers: T.let = dequantized(word, e * 4, scale, scheme)
                             at: T.let = w * per_word + e * 4
                             if added:
                                 O[m, four(at)] = T.Cast(f"{dtype}x4", numbers + T.Cast("float32x4", X[m, four(at)]))

@@ -29,19 +29,18 @@ from compile.kernels.gpu.products import (
     store_tile,
     without_unused,
 )
-from compile.schemes import Scheme
-
-GROUP = 32
+from compile.schemes import GROUP, Scheme
 
 
-def dequantized(word: Any, first: Any, scale: Any, bits: int) -> Any:
+def dequantized(word: Any, first: Any, scale: Any, scheme: Scheme) -> Any:
     """Four weights of a word, from its number `first` on, in float32.
 
     number · scale - middle · scale is one instruction a weight, and exact for scales in float16.
     """
+    bits = scheme.bits
     shifts = T.Cast("uint32x4", T.ramp(first * bits, bits, 4))
     picked = (splat(word) >> shifts) & splat(T.uint32(2**bits - 1))
-    middle = T.float32(2 ** (bits - 1) - 1) * scale
+    middle = T.float32(scheme.middle) * scale
     return T.Cast("float32x4", T.Cast("int32x4", picked)) * splat(scale) - splat(middle)
 
 
@@ -54,8 +53,8 @@ def gemv(
     A lane reads 128 bits of a row of W, its neighbours the next ones, so that every word is read once, and side by
     side. It walks `side` rows of W at once: more reads are under way then, and x is read less often.
     """
-    kind, out, bits = scheme.dtype, dtype or scheme.dtype, scheme.bits or 0
-    per_word, per_unit, units = 32 // bits, 128 // bits, K * bits // 128
+    kind, out, bits = scheme.dtype, dtype or scheme.dtype, scheme.bits
+    per_word, per_unit, units = scheme.per_word, 128 // bits, K * bits // 128
     walk = Walk.of(units, rows, limits, kind)
     side = walk.side
 
@@ -98,7 +97,7 @@ def gemv(
                                                 "float32x4", X[T.min(by * rows + m, M - 1), four(at)]
                                             )
                                         for j in T.unroll(side):
-                                            weights: T.let = dequantized(word[j * 4 + c], e * 4, scale[j], bits)
+                                            weights: T.let = dequantized(word[j * 4 + c], e * 4, scale[j], scheme)
                                             for m in T.unroll(rows):
                                                 sums[four((m * side + j) * 4)] = (
                                                     sums[four((m * side + j) * 4)] + weights * of_x[four(m * 4)]
@@ -111,8 +110,8 @@ def gemv(
 @cache
 def gemm(N: int, K: int, scheme: Scheme, limits: Limits, finish: str = "", dtype: str | None = None) -> Any:
     """For many rows of x (prefill)."""
-    kind, out, bits = scheme.dtype, dtype or scheme.dtype, scheme.bits or 0
-    per_word, per_group = 32 // bits, bits
+    kind, out, bits = scheme.dtype, dtype or scheme.dtype, scheme.bits
+    per_word, per_group = scheme.per_word, bits
     tiling = Tiling.of(limits, kind)
 
     @T.prim_func(s_tir=True, private=True)
@@ -144,7 +143,7 @@ def gemm(N: int, K: int, scheme: Scheme, limits: Limits, finish: str = "", dtype
                             word: T.let = W[n, step * per_group + at % per_group]
                             for e in T.unroll(per_word // 4):
                                 tile_w[four(at // per_group * PITCH + at % per_group * per_word + e * 4)] = dequantized(
-                                    word, e * 4, scale, bits
+                                    word, e * 4, scale, scheme
                                 )
                         T.tvm_storage_sync("shared")
                         multiply_tiles(sums, tile_x, tile_w, t, M - by * tiling.rows, tiling)

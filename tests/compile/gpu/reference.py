@@ -21,7 +21,7 @@ class Weights:
 
 
 def weights(scheme: Scheme, rows: int, columns: int, draw: np.random.Generator) -> Weights:
-    if scheme.bits is None:
+    if not scheme.quantized:
         matrix = draw.standard_normal((rows, columns)).astype(scheme.dtype)
         return Weights([matrix], matrix.astype(np.float64))
     numbers = draw.integers(0, 2**scheme.bits, (rows, columns), dtype=np.uint32)
