@@ -17,6 +17,7 @@ from compile.kernels.gpu.products import (
     COLUMNS,
     DEPTH,
     PITCH,
+    SIDE,
     Tiling,
     Walk,
     clear,
@@ -30,50 +31,39 @@ from compile.schemes import Scheme
 
 
 @cache
-def gemv(
-    N: int, K: int, scheme: Scheme, limits: Limits, finish: str = "", dtype: str | None = None, rows: int = 1
-) -> Any:
-    """For one row of x (decoding), or for small batches, `rows` of them at a time.
+def gemv(N: int, K: int, scheme: Scheme, limits: Limits, finish: str = "", dtype: str | None = None) -> Any:
+    """For one row of x (decoding).
 
-    A lane reads four numbers of a row of W, its neighbours the next ones, of `side` rows of W at once.
+    A lane reads four numbers of a row of W, its neighbours the next ones, of `SIDE` rows of W at once.
     """
     kind, out, units = scheme.dtype, dtype or scheme.dtype, K // 4
-    walk = Walk.of(units, rows, limits, kind)
-    side = walk.side
+    walk = Walk.of(units, limits, kind)
 
     @T.prim_func(s_tir=True, private=True)
     def float_gemv(w: T.handle, x: T.handle, bias: T.handle, residual: T.handle, result: T.handle):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        M = T.int32()
         W = T.match_buffer(w, (N, K), kind)
-        X = T.match_buffer(x, (M, K), kind)
+        X = T.match_buffer(x, (1, K), kind)
         B = T.match_buffer(bias, (N,), kind)
-        Y = T.match_buffer(residual, (M, N), kind)
-        O = T.match_buffer(result, (M, N), out)
-        for by in T.thread_binding((M + rows - 1) // rows, thread="blockIdx.y"):
-            for bx in T.thread_binding(-(-N // walk.columns), thread="blockIdx.x"):
-                for ty in T.thread_binding(walk.heights, thread="threadIdx.y"):
-                    for tx in T.thread_binding(walk.lanes, thread="threadIdx.x"):
-                        of_x = T.alloc_buffer((rows * 4,), "float32", scope="local")
-                        sums = T.alloc_buffer((rows * side * 4,), "float32", scope="local")
-                        part = T.alloc_buffer((walk.shared,), "float32", scope="shared")
-                        first: T.let = (bx * walk.heights + ty) * side
-                        for r in T.unroll(rows * side):
-                            sums[four(r * 4)] = splat(T.float32(0))
-                        for step in T.serial(-(-units // walk.lanes)):
-                            unit: T.let = step * walk.lanes + tx
-                            if unit < units:
-                                for m in T.unroll(rows):
-                                    of_x[four(m * 4)] = T.Cast(
-                                        "float32x4", X[T.min(by * rows + m, M - 1), four(unit * 4)]
-                                    )
-                                for j in T.unroll(side):
-                                    weights: T.let = T.Cast("float32x4", W[T.min(first + j, N - 1), four(unit * 4)])
-                                    for m in T.unroll(rows):
-                                        sums[four((m * side + j) * 4)] = (
-                                            sums[four((m * side + j) * 4)] + weights * of_x[four(m * 4)]
-                                        )
-                        finish_gemv(O, sums, part, B, Y, (by * rows, first), (ty, tx), walk, (M, N), finish, out)
+        Y = T.match_buffer(residual, (1, N), kind)
+        O = T.match_buffer(result, (1, N), out)
+        for bx in T.thread_binding(-(-N // walk.columns), thread="blockIdx.x"):
+            for ty in T.thread_binding(walk.heights, thread="threadIdx.y"):
+                for tx in T.thread_binding(walk.lanes, thread="threadIdx.x"):
+                    of_x = T.alloc_buffer((4,), "float32", scope="local")
+                    sums = T.alloc_buffer((SIDE * 4,), "float32", scope="local")
+                    part = T.alloc_buffer((walk.shared,), "float32", scope="shared")
+                    first: T.let = (bx * walk.heights + ty) * SIDE
+                    for r in T.unroll(SIDE):
+                        sums[four(r * 4)] = splat(T.float32(0))
+                    for step in T.serial(-(-units // walk.lanes)):
+                        unit: T.let = step * walk.lanes + tx
+                        if unit < units:
+                            of_x[four(0)] = T.Cast("float32x4", X[0, four(unit * 4)])
+                            for j in T.unroll(SIDE):
+                                weights: T.let = T.Cast("float32x4", W[T.min(first + j, N - 1), four(unit * 4)])
+                                sums[four(j * 4)] = sums[four(j * 4)] + weights * of_x[four(0)]
+                    finish_gemv(O, sums, part, B, Y, first, (ty, tx), walk, N, finish, out)
 
     return without_unused(float_gemv, finish)
 

@@ -1,6 +1,6 @@
 """What the products x · Wᵀ have in common, whatever W is made of.
 
-A product for few rows (GEMV) shares each row of W among some threads: see `Walk`. One for many rows (GEMM) is made in
+A product for one row (GEMV) shares each row of W among some threads: see `Walk`. One for many rows (GEMM) is made in
 tiles: a block makes `Tiling.rows` by `COLUMNS` outputs, `DEPTH` inputs at a time, from a tile of x and one of W in
 shared memory. A thread makes 4 by 4 of them, apart from one another by `Tiling.height` and by 16.
 """
@@ -17,6 +17,8 @@ from compile.kernels.gpu.arithmetic import four, gelu
 from compile.kernels.gpu.limits import Limits
 
 GEMV_THREADS = 128
+# Rows of W that a thread of a GEMV walks at once.
+SIDE = 4
 GEMM_THREADS = 256
 COLUMNS, DEPTH = 64, 32
 # Four numbers wider than DEPTH, so that neighbouring rows of a tile begin in different banks of shared memory.
@@ -45,51 +47,48 @@ def without_unused(kernel: Any, finish: str) -> Any:
 class Walk:
     """How a GEMV goes through W: `lanes` threads share a row and `heights` of them make a block.
 
-    A thread has sums for `rows` rows of x times `side` neighbouring rows of W, four numbers each.
+    A thread has sums for `SIDE` neighbouring rows of W, four numbers each.
     """
 
-    rows: int
-    side: int
     lanes: int
     heights: int
 
     @classmethod
-    def of(cls, units: int, rows: int, limits: Limits, dtype: str) -> Walk:
+    def of(cls, units: int, limits: Limits, dtype: str) -> Walk:
         """For rows of W of `units` reads."""
         lanes = min(limits.warp, 1 << (units.bit_length() - 1))
-        walk = cls(rows, 4 if rows == 1 else 2, lanes, min(GEMV_THREADS, limits.threads) // lanes)
+        walk = cls(lanes, min(GEMV_THREADS, limits.threads) // lanes)
         limits.require(lanes * walk.heights, walk.shared * 4, dtype)
         return walk
 
     @property
     def columns(self) -> int:
         """Outputs of a block."""
-        return self.heights * self.side
+        return self.heights * SIDE
 
     @property
     def shared(self) -> int:
         """Sums of a block, each row's with a gap, so that what neighbouring lanes read lies in different banks."""
-        return self.rows * self.side * self.heights * (self.lanes + 1)
+        return SIDE * self.heights * (self.lanes + 1)
 
 
 @T.macro
-def finish_gemv(out, sums, part, bias, residual, first, thread, walk, ends, finish, dtype):
+def finish_gemv(out, sums, part, bias, residual, first, thread, walk, end, finish, dtype):
     """Give each of a row's results to one lane, which adds up what all lanes have of it and stores it."""
-    for i in T.unroll(walk.rows * walk.side):
+    for i in T.unroll(SIDE):
         part[(i * walk.heights + thread[0]) * (walk.lanes + 1) + thread[1]] = (
             sums[i * 4] + sums[i * 4 + 1] + sums[i * 4 + 2] + sums[i * 4 + 3]
         )
     T.tvm_storage_sync("shared")
     total = T.alloc_buffer((1,), "float32", scope="local")
-    for turn in T.serial(-(-walk.rows * walk.side // walk.lanes)):
+    for turn in T.serial(-(-SIDE // walk.lanes)):
         r: T.let = turn * walk.lanes + thread[1]
-        m: T.let = first[0] + r // walk.side
-        n: T.let = first[1] + r % walk.side
-        if r < walk.rows * walk.side and m < ends[0] and n < ends[1]:
+        n: T.let = first + r
+        if r < SIDE and n < end:
             total[0] = T.float32(0)
             for lane in T.unroll(walk.lanes):
                 total[0] = total[0] + part[(r * walk.heights + thread[0]) * (walk.lanes + 1) + lane]
-            out[m, n] = finished(total[0], bias[n], residual[m, n], finish, dtype)
+            out[0, n] = finished(total[0], bias[n], residual[0, n], finish, dtype)
 
 
 @dataclass(frozen=True)

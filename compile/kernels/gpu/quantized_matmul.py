@@ -20,6 +20,7 @@ from compile.kernels.gpu.products import (
     COLUMNS,
     DEPTH,
     PITCH,
+    SIDE,
     Tiling,
     Walk,
     clear,
@@ -45,64 +46,53 @@ def dequantized(word: Any, first: Any, scale: Any, scheme: Scheme) -> Any:
 
 
 @cache
-def gemv(
-    N: int, K: int, scheme: Scheme, limits: Limits, finish: str = "", dtype: str | None = None, rows: int = 1
-) -> Any:
-    """For one row of x (decoding), or for small batches, `rows` of them at a time.
+def gemv(N: int, K: int, scheme: Scheme, limits: Limits, finish: str = "", dtype: str | None = None) -> Any:
+    """For one row of x (decoding).
 
     A lane reads 128 bits of a row of W, its neighbours the next ones, so that every word is read once, and side by
-    side. It walks `side` rows of W at once: more reads are under way then, and x is read less often.
+    side. It walks `SIDE` rows of W at once: more reads are under way then, and x is read less often.
     """
     kind, out, bits = scheme.dtype, dtype or scheme.dtype, scheme.bits
     per_word, per_unit, units = scheme.per_word, 128 // bits, K * bits // 128
-    walk = Walk.of(units, rows, limits, kind)
-    side = walk.side
+    walk = Walk.of(units, limits, kind)
 
     @T.prim_func(s_tir=True, private=True)
     def quantized_gemv(
         words: T.handle, scales: T.handle, x: T.handle, bias: T.handle, residual: T.handle, result: T.handle
     ):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        M = T.int32()
         W = T.match_buffer(words, (N, K * bits // 32), "uint32")
         S = T.match_buffer(scales, (N, K // GROUP), kind)
-        X = T.match_buffer(x, (M, K), kind)
+        X = T.match_buffer(x, (1, K), kind)
         B = T.match_buffer(bias, (N,), kind)
-        Y = T.match_buffer(residual, (M, N), kind)
-        O = T.match_buffer(result, (M, N), out)
-        for by in T.thread_binding((M + rows - 1) // rows, thread="blockIdx.y"):
-            for bx in T.thread_binding(-(-N // walk.columns), thread="blockIdx.x"):
-                for ty in T.thread_binding(walk.heights, thread="threadIdx.y"):
-                    for tx in T.thread_binding(walk.lanes, thread="threadIdx.x"):
-                        word = T.alloc_buffer((side * 4,), "uint32", scope="local")
-                        scale = T.alloc_buffer((side,), "float32", scope="local")
-                        of_x = T.alloc_buffer((rows * 4,), "float32", scope="local")
-                        sums = T.alloc_buffer((rows * side * 4,), "float32", scope="local")
-                        part = T.alloc_buffer((walk.shared,), "float32", scope="shared")
-                        first: T.let = (bx * walk.heights + ty) * side
-                        for r in T.unroll(rows * side):
-                            sums[four(r * 4)] = splat(T.float32(0))
-                        for step in T.serial(-(-units // walk.lanes)):
-                            unit: T.let = step * walk.lanes + tx
-                            if unit < units:
-                                # Rows beyond the last repeat it; their results are not stored.
-                                for j in T.unroll(side):
-                                    word[four(j * 4)] = W[T.min(first + j, N - 1), four(unit * 4)]
-                                    scale[j] = T.Cast("float32", S[T.min(first + j, N - 1), unit * per_unit // GROUP])
-                                for c in T.unroll(4):
-                                    for e in T.unroll(per_word // 4):
-                                        at: T.let = unit * per_unit + c * per_word + e * 4
-                                        for m in T.unroll(rows):
-                                            of_x[four(m * 4)] = T.Cast(
-                                                "float32x4", X[T.min(by * rows + m, M - 1), four(at)]
-                                            )
-                                        for j in T.unroll(side):
-                                            weights: T.let = dequantized(word[j * 4 + c], e * 4, scale[j], scheme)
-                                            for m in T.unroll(rows):
-                                                sums[four((m * side + j) * 4)] = (
-                                                    sums[four((m * side + j) * 4)] + weights * of_x[four(m * 4)]
-                                                )
-                        finish_gemv(O, sums, part, B, Y, (by * rows, first), (ty, tx), walk, (M, N), finish, out)
+        Y = T.match_buffer(residual, (1, N), kind)
+        O = T.match_buffer(result, (1, N), out)
+        for bx in T.thread_binding(-(-N // walk.columns), thread="blockIdx.x"):
+            for ty in T.thread_binding(walk.heights, thread="threadIdx.y"):
+                for tx in T.thread_binding(walk.lanes, thread="threadIdx.x"):
+                    word = T.alloc_buffer((SIDE * 4,), "uint32", scope="local")
+                    scale = T.alloc_buffer((SIDE,), "float32", scope="local")
+                    of_x = T.alloc_buffer((4,), "float32", scope="local")
+                    sums = T.alloc_buffer((SIDE * 4,), "float32", scope="local")
+                    part = T.alloc_buffer((walk.shared,), "float32", scope="shared")
+                    first: T.let = (bx * walk.heights + ty) * SIDE
+                    for r in T.unroll(SIDE):
+                        sums[four(r * 4)] = splat(T.float32(0))
+                    for step in T.serial(-(-units // walk.lanes)):
+                        unit: T.let = step * walk.lanes + tx
+                        if unit < units:
+                            # Rows beyond the last repeat it; their results are not stored.
+                            for j in T.unroll(SIDE):
+                                word[four(j * 4)] = W[T.min(first + j, N - 1), four(unit * 4)]
+                                scale[j] = T.Cast("float32", S[T.min(first + j, N - 1), unit * per_unit // GROUP])
+                            for c in T.unroll(4):
+                                for e in T.unroll(per_word // 4):
+                                    at: T.let = unit * per_unit + c * per_word + e * 4
+                                    of_x[four(0)] = T.Cast("float32x4", X[0, four(at)])
+                                    for j in T.unroll(SIDE):
+                                        weights: T.let = dequantized(word[j * 4 + c], e * 4, scale[j], scheme)
+                                        sums[four(j * 4)] = sums[four(j * 4)] + weights * of_x[four(0)]
+                    finish_gemv(O, sums, part, B, Y, first, (ty, tx), walk, N, finish, out)
 
     return without_unused(quantized_gemv, finish)
 

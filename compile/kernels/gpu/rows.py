@@ -1,4 +1,4 @@
-"""What happens to each row of activations between the matrix products.
+"""What happens to each row of activations between the matrix products, which finish themselves (`products.finished`).
 
 Weights, biases and activations have `dtype`; the arithmetic is float32. A norm has a block for each row, the others a
 thread for each number. Constants are such that seven digits say all: TVM writes no more of them into Metal's source.
@@ -13,7 +13,6 @@ from tvm.script import tirx as T
 
 from compile.kernels.gpu.arithmetic import silu
 from compile.kernels.gpu.limits import Limits
-from compile.kernels.gpu.products import finished, without_unused
 
 THREADS = 256
 
@@ -108,30 +107,6 @@ def rms_norm(K: int, epsilon: float, limits: Limits, dtype: str) -> Any:
                         O[m, k] = T.Cast(dtype, T.Cast("float32", X[m, k]) * inverse * T.Cast("float32", GA[k]))
 
     return rms_norm_rows
-
-
-@cache
-def finish(K: int, what: str, limits: Limits, dtype: str) -> Any:
-    """`x [M, K]` with what follows a product: bias and residual as in `products.finished`."""
-    threads = min(THREADS, limits.threads)
-    limits.require(threads, 0, dtype)
-
-    @T.prim_func(s_tir=True, private=True)
-    def finish_rows(x: T.handle, bias: T.handle, residual: T.handle, out: T.handle):
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        M = T.int32()
-        X = T.match_buffer(x, (M, K), dtype)
-        B = T.match_buffer(bias, (K,), dtype)
-        Y = T.match_buffer(residual, (M, K), dtype)
-        O = T.match_buffer(out, (M, K), dtype)
-        for m in T.thread_binding(M, thread="blockIdx.x"):
-            for part in T.thread_binding(-(-K // threads), thread="blockIdx.y"):
-                for t in T.thread_binding(threads, thread="threadIdx.x"):
-                    k: T.let = part * threads + t
-                    if k < K:
-                        O[m, k] = finished(T.Cast("float32", X[m, k]), B[k], Y[m, k], what, dtype)
-
-    return without_unused(finish_rows, what)
 
 
 @cache

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.compile
 class Case(NamedTuple):
     scheme: str
     kernel: str
-    """"gemv", "batch" (a GEMV for three rows at a time) or "gemm"."""
+    """"gemv" or "gemm"."""
     outputs: int
     inputs: int
     finish: str
@@ -30,18 +30,18 @@ class Case(NamedTuple):
 # 500 outputs fill no tile and no block of rows; 32 inputs are one group, 416 do not fill the lanes of a row.
 CASES = [
     Case("q4f16_1", "gemv", 500, 2048, "", (1,)),
-    Case("q4f16_1", "gemv", 500, 128, "bias_gelu", (1, 2)),
+    Case("q4f16_1", "gemv", 500, 128, "bias_gelu", (1,)),
     Case("q4f16_1", "gemv", 7, 32, "residual", (1,)),
     Case("q4f16_1", "gemv", 130, 416, "bias_residual", (1,)),
-    Case("q4f16_1", "batch", 500, 2048, "bias", (2, 3, 4)),
-    Case("q4f16_1", "batch", 130, 416, "", (1, 7), "float32"),
+    Case("q4f16_1", "gemv", 500, 2048, "bias", (1,)),
+    Case("q4f16_1", "gemv", 130, 416, "", (1,), "float32"),
     Case("q4f16_1", "gemm", 500, 2048, "bias_residual", (2, 17)),
     Case("q4f16_1", "gemm", 500, 128, "", (1, 3, 33, 65, 130), "float32"),
     Case("q4f16_1", "gemm", 70, 32, "bias_gelu", (33,)),
     Case("q8f16_1", "gemv", 500, 2048, "bias_gelu", (1,)),
     Case("q8f16_1", "gemv", 130, 416, "residual", (1,)),
     Case("q8f16_1", "gemv", 7, 32, "", (1,)),
-    Case("q8f16_1", "batch", 500, 128, "bias_residual", (2, 3)),
+    Case("q8f16_1", "gemv", 500, 128, "bias_residual", (1,)),
     Case("q8f16_1", "gemm", 500, 2048, "", (2, 17)),
     Case("q8f16_1", "gemm", 500, 128, "bias", (1, 3, 33, 65)),
     Case("q4f32_1", "gemv", 500, 128, "bias_gelu", (1,)),
@@ -49,11 +49,11 @@ CASES = [
     Case("q8f32_1", "gemv", 500, 128, "residual", (1,)),
     Case("q8f32_1", "gemm", 500, 128, "bias_gelu", (3, 33)),
     Case("q0f16", "gemv", 500, 2048, "bias_gelu", (1,)),
-    Case("q0f16", "batch", 500, 128, "residual", (2, 3)),
+    Case("q0f16", "gemv", 500, 128, "residual", (1,)),
     Case("q0f16", "gemm", 500, 128, "bias_residual", (1, 3, 33, 65)),
     Case("q0f32", "gemv", 500, 128, "bias", (1,)),
     Case("q0f32", "gemv", 7, 32, "", (1,)),
-    Case("q0f32", "batch", 130, 416, "", (2, 3)),
+    Case("q0f32", "gemv", 130, 416, "", (1,)),
     Case("q0f32", "gemm", 500, 2048, "", (2, 17)),
 ]
 
@@ -69,9 +69,7 @@ def kernel_of(case: Case) -> Any:
     scheme = SCHEMES[case.scheme]
     module: Any = quantized_matmul if scheme.quantized else float_matmul
     arguments = (case.outputs, case.inputs, scheme, Limits(), case.finish, case.dtype)
-    if case.kernel == "gemm":
-        return module.gemm(*arguments)
-    return module.gemv(*arguments, rows=3 if case.kernel == "batch" else 1)
+    return getattr(module, case.kernel)(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +102,7 @@ def test_product_equals_numpy(case: Case, target: Emulator) -> None:
 
 def test_kernels_fit_every_gpu(target: Emulator, assert_fit: Callable[[Emulator], None]) -> None:
     assert_fit(target)
-    # A product with many rows waits twice for each group of inputs, one with few rows once in all.
+    # A product with many rows waits twice for each group of inputs, one with a single row once in all.
     barrier = "threadgroup_barrier(" if target.language == "metal" else "__syncthreads("
     for name in target.functions:
         kernel = (

@@ -1,4 +1,4 @@
-"""Norms, finishes, embeddings, rotary positions and gathers on every target, beside NumPy in float64."""
+"""Norms, embeddings, rotary positions and gathers on every target, beside NumPy in float64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ pytestmark = pytest.mark.compile
 
 DTYPES = ("float16", "float32")
 COUNTS = (1, 3, 17)
-FINISHES = ("bias", "bias_gelu", "bias_residual", "residual")
 EPSILON = 1e-5
 # No multiple of a block's 256 threads, and fewer than those.
 SIZES = (608, 96)
@@ -34,9 +33,6 @@ def kernels() -> dict[str, Any]:
         for size in SIZES:
             made[f"layer_norm_{size}_{dtype}"] = rows.layer_norm(size, EPSILON, limits, dtype)
             made[f"rms_norm_{size}_{dtype}"] = rows.rms_norm(size, EPSILON, limits, dtype)
-        for finish in FINISHES:
-            made[f"{finish}_{dtype}"] = rows.finish(SIZES[0], finish, limits, dtype)
-        made[f"add_{dtype}"] = rows.finish(SIZES[0], "residual", limits, dtype)
         made[f"gated_{dtype}"] = rows.gated(SIZES[0], limits, dtype)
         made[f"take_rows_{dtype}"] = rows.take_rows(SIZES[0], limits, dtype)
         made[f"rotate_{dtype}"] = rope.rotate(HEADS, KV_HEADS, HEAD_SIZE, limits, dtype)
@@ -78,19 +74,6 @@ def test_norms(norm: str, size: int, dtype: str, target: Emulator) -> None:
             target(f"{norm}_{size}_{dtype}", x, gamma, out)
             wanted = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + EPSILON) * gamma.astype(np.float64)
         assert_close(out, wanted, 2.0**-17)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("finish", FINISHES)
-def test_finishes(finish: str, dtype: str, target: Emulator) -> None:
-    draw = np.random.default_rng(0)
-    for count in COUNTS:
-        # Far enough out for the tails of GELU, where e^x would not be finite.
-        x = (draw.standard_normal((count, SIZES[0])) * 30).astype(dtype)
-        extras = reference.extras(finish, count, SIZES[0], dtype, draw)
-        out = reference.blank(x.shape, dtype)
-        target(f"{finish}_{dtype}", x, *extras.values(), out)
-        assert_close(out, reference.finished(x.astype(np.float64), finish, extras), 2.0**-21 * (np.abs(x) + 4))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
