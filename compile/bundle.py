@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compile.caches import context_size
 from compile.generation import values
 from compile.schemes import GROUP, parse_scheme
 from compile.settings import CompileSettings
@@ -32,19 +33,19 @@ RECIPE = 2
 def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) -> Plan:
     """The bundle of the checkpoint in Hugging Face's layout at `checkpoint`, which `parent` names by its digest.
 
-    What `cpu` means on this machine, and the installed TVM, are among the settings: moved to another machine, or after
-    an upgrade, a bundle is not current. Raises UnsupportedArchitecture, FimTokenError, MissingExtra and ArtifactError
-    before any work.
+    What `cpu` means on this machine, the installed TVM and, for CUDA, nvcc are among the settings: moved to another
+    machine, or after an upgrade, a bundle is not current. Raises UnsupportedArchitecture, FimTokenError, MissingExtra,
+    ArtifactError, and SettingsError for an installation of TVM that is two, before any work.
     """
     facts = architectures.read(checkpoint)
     scheme = parse_scheme(settings.quantization)
     tokenizer = open_tokenizer(checkpoint)
     spec = _fim_spec(checkpoint, tokenizer)
     ids = fim.resolve(spec, tokenizer.token_to_id)
-    context = min(settings.context_size or facts.context_size, facts.context_size)
     targets = {target.name: target for target in _targets(settings)}
-    if facts.window and any(target.device != "cpu" for target in targets.values()):
-        context = min(context, facts.window)  # all that the paged cache of GPUs can do
+    devices = {target.device for target in targets.values()}
+    most = context_size(facts, paged=devices != {"cpu"})
+    context = min(settings.context_size or most, most)
     if settings.builder == "mlc-llm":
         from compile import mlc_builder
 
@@ -52,7 +53,11 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     else:
         for target in targets.values():
             _refuse_unfit(facts, target)
-    tvm = tvm_package.find()
+    compilers = {"tvm": tvm_package.find().version}
+    if "cuda" in devices:
+        from compile import cuda
+
+        compilers["nvcc"] = cuda.nvcc_version()
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         from compile import chat_config, cuda, library, library_cache, mlc_builder, proof, weights
@@ -100,8 +105,7 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
         kind="bundle",
         recipe=RECIPE,
         parents=(parent,),
-        settings=contract_settings.to_json(settings)
-        | {"context_size": context, "target": list(targets), "tvm": tvm.version},
+        settings=contract_settings.to_json(settings) | {"context_size": context, "target": list(targets)} | compilers,
         write=write,
     )
 

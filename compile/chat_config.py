@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compile.architectures import FAMILIES
+from compile.caches import PREFILL_CHUNK
 from compile.schemes import Scheme
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.fim import FimIds
@@ -23,7 +24,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
-PREFILL_CHUNK = 128
 
 
 def make(

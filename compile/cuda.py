@@ -53,6 +53,14 @@ def nvcc() -> Path | None:
     return next((path for path in names if path.name in ("nvcc", "nvcc.exe")), None)
 
 
+def nvcc_version() -> str:
+    """What nvcc calls itself, in one line; "none" where machine code cannot be made."""
+    if missing():
+        return "none"
+    told = subprocess.run([str(nvcc()), "--version"], check=False, capture_output=True, text=True).stdout
+    return (told.splitlines() or ["unknown"])[-1]
+
+
 @contextmanager
 def fatbins(archs: Sequence[str]) -> Iterator[None]:
     """While this lasts, TVM's CUDA modules hold machine code for `archs`, and PTX of the newest for GPUs yet to come.
@@ -86,15 +94,23 @@ def _global_function(name: str, function: Callable[..., Any] | None) -> Iterator
             tvm_ffi.remove_global_func(name)
 
 
+def gencodes(archs: Sequence[str]) -> list[str]:
+    """nvcc's options for machine code of each of `archs`, such as sm_90a, and for PTX of the newest.
+
+    What an architecture has only for itself, the a behind its name, no PTX for later ones may use.
+    """
+    numbers = sorted((arch.removeprefix("sm_") for arch in archs), key=lambda number: (int(number.rstrip("a")), number))
+    newest = numbers[-1].rstrip("a")
+    machine_code = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    return [*machine_code, f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+
+
 def compile_source(source: str, archs: Sequence[str]) -> bytes:
     """The fatbin of a CUDA source. Raises StageError with the compiler's own words."""
-    numbers = sorted(arch.removeprefix("sm_") for arch in archs)
-    codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
-    codes.append(f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}")
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder, "kernels.cu"), Path(folder, "kernels.fatbin")
         given.write_text(source, encoding="utf-8")
-        line = [str(nvcc()), "--fatbin", "-O3", *codes, "-o", str(made), str(given)]
+        line = [str(nvcc()), "--fatbin", "-O3", *gencodes(archs), "-o", str(made), str(given)]
         result = subprocess.run(line, check=False, capture_output=True, text=True)
         if result.returncode:
             words = " ".join((result.stderr or result.stdout).split())[-500:]

@@ -20,8 +20,7 @@ from tvm import relax
 
 from compile import cuda, devices, linker
 from compile.architectures import FAMILIES
-from compile.caches import explicit, paged
-from compile.chat_config import PREFILL_CHUNK
+from compile.caches import PREFILL_CHUNK, context_size, explicit, paged
 from compile.kernels.cpu import quantized_matmul
 from compile.kernels.gpu.binding import bind_threads
 from compile.kernels.gpu.paged_attention import merge_in_order
@@ -74,11 +73,6 @@ def layers_of(scheme: Scheme, target: Target) -> Any:
     if target.device == "cpu":
         return CpuLayers(scheme, LEVELS[target.level].lanes)
     return GpuLayers(scheme, devices.LIMITS[target.device])
-
-
-def context_size(facts: Architecture, pages: bool) -> int:
-    """Tokens of a sequence at most: TVM's paged attention sees all that the cache holds, so no more than a window."""
-    return min(facts.context_size, facts.window or facts.context_size) if pages else facts.context_size
 
 
 def describe(

@@ -1,7 +1,8 @@
 """Libraries kept between compilations: a library depends on a model's shape and not on its weights.
 
-So all models tuned from one base share one. A library's key covers everything that decides its content, the sources
-of our own compiler included. The cache lies in the user's cache folder and may be removed at any time.
+So all models tuned from one base share one. A library's key covers everything that decides its bytes, the sources of
+our own compiler included, and the kind of machine that builds it: on another, the same code comes out in other bytes.
+The cache lies in the user's cache folder and may be removed at any time.
 """
 
 from __future__ import annotations
@@ -15,23 +16,29 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from compile import cuda
 from compile.schemes import Scheme
 from toolchain.contracts import object_archive, tvm_package
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.cache_folder import cache_folder
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.fim import FimSpec
-from toolchain.contracts.targets import Target
+from toolchain.contracts.processors import machine
+from toolchain.contracts.targets import Target, this_system
 
 SOURCES = (
-    "library.py",
-    "devices.py",
-    "linker.py",
-    "schemes.py",
-    "caches/**/*.py",
-    "architectures/**/*.py",
-    "layers/**/*.py",
-    "kernels/**/*.py",
+    "compile/library.py",
+    "compile/devices.py",
+    "compile/cuda.py",
+    "compile/linker.py",
+    "compile/schemes.py",
+    "compile/caches/**/*.py",
+    "compile/architectures/**/*.py",
+    "compile/layers/**/*.py",
+    "compile/kernels/**/*.py",
+    "toolchain/contracts/object_archive.py",
+    "toolchain/contracts/processors.py",
+    "toolchain/contracts/targets.py",
 )
 
 
@@ -51,9 +58,11 @@ def fetch(key: str, out: Path, build: Callable[[Path], None]) -> None:
 
 
 def key(facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target) -> str:
-    """The key of a library of our own compiler."""
+    """The key of a library of our own compiler: the hash of everything that decides its bytes."""
     shape = {name: value for name, value in asdict(facts).items() if name != "config"}
-    content = [shape, asdict(scheme), spec.to_json(), asdict(target), tvm_package.find().version, _sources()]
+    asked = [shape, asdict(scheme), spec.to_json(), asdict(target)]
+    nvcc = cuda.nvcc_version() if target.device == "cuda" else None
+    content = [*asked, tvm_package.find().version, nvcc, this_system(), machine(), _sources()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -68,7 +77,7 @@ def _usable(path: Path) -> bool:
 
 def _sources() -> str:
     """The hash of the modules that decide what a library does."""
-    here, digest = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(path for name in SOURCES for path in here.glob(name)):
-        digest.update(f"{path.relative_to(here).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for name in SOURCES for path in root.glob(name)):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return digest.hexdigest()

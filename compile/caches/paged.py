@@ -17,7 +17,6 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedK
 from compile.layers import CausalModel, Layers
 from toolchain.contracts.architectures.facts import Architecture
 
-LIMITS = ("max_sequences", "max_tokens", "prefill_chunk", "page_size")
 PAGE_SIZE = 16
 
 
@@ -50,7 +49,7 @@ def functions(model: CausalModel, layers: Layers, facts: Architecture, target: A
 
     `prefill(ids [M], last [B], cache)` gives the logits `[B, V]` after the rows `last`, each the last of its sequence;
     `decode(ids [1], cache)` those after one more token of one; `score(ids [M], cache)` those after every row.
-    `create_cache` takes the most sequences, tokens in all, tokens in a call, and tokens of a page.
+    `create_cache` takes the most sequences, tokens in all, tokens in a call, and tokens of a page, and gives the cache.
     """
 
     def hidden(ids: Tensor, cache: PagedKVCache) -> Tensor:
@@ -66,12 +65,13 @@ def functions(model: CausalModel, layers: Layers, facts: Architecture, target: A
         return create(facts, layers.dtype, target, (max_sequences, max_tokens, prefill_chunk, page_size))
 
     cache = nn.spec.Object(object_type=PagedKVCache)
+    limits = ["max_sequences", "max_tokens", "prefill_chunk", "page_size"]
     ids, one, last = (nn.spec.Tensor([size], "int32") for size in ("count", 1, "sequences"))
     specs = {
         "prefill": nn.spec.MethodSpec(prefill, ["ids", "last", "cache"], [ids, last, cache], "packed", "none"),
         "decode": nn.spec.MethodSpec(decode, ["ids", "cache"], [one, cache], "packed", "none"),
         "score": nn.spec.MethodSpec(decode, ["ids", "cache"], [ids, cache], "packed", "none"),
-        "create_cache": nn.spec.MethodSpec(create_cache, list(LIMITS), [nn.spec.Int()] * 4, "none", "none"),
+        "create_cache": nn.spec.MethodSpec(create_cache, limits, [nn.spec.Int()] * len(limits), "none", "none"),
     }
     return nn.spec.ModuleSpec(model, list(specs), list(specs.values()))
 

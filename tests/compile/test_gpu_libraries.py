@@ -58,6 +58,26 @@ def test_cuda_holds_machine_code_for_each_architecture(checkpoint: Path, tmp_pat
     assert b"__launch_bounds__" not in content
 
 
+def test_ptx_is_that_of_the_newest_architecture_and_of_none_of_its_own() -> None:
+    options = [option.removeprefix("-gencode=arch=") for option in cuda.gencodes(("sm_100", "sm_90a", "sm_80"))]
+    assert options == [
+        "compute_80,code=sm_80",
+        "compute_90a,code=sm_90a",
+        "compute_100,code=sm_100",
+        "compute_100,code=compute_100",
+    ]
+    assert cuda.gencodes(("sm_90a",))[-1] == "-gencode=arch=compute_90,code=compute_90"
+
+
+@needs_linux
+def test_a_bundle_is_not_current_once_nvcc_is_there(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, keys = CompileSettings(target=("cuda",)), []
+    for version in ("none", "Build cuda_13"):
+        monkeypatch.setattr(cuda, "nvcc_version", lambda version=version: version)
+        keys.append(plan_compile(checkpoint, PARENT, settings).key)
+    assert keys[0] != keys[1]
+
+
 @needs_linux
 def test_without_nvcc_cuda_holds_its_source(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "nvcc", lambda: None)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compile import library_cache
+from compile import cuda, library_cache
 from compile.bundle import plan_compile
 from compile.schemes import parse_scheme
 from compile.settings import CompileSettings
@@ -169,6 +169,42 @@ def test_the_key_of_a_library_covers_its_shape_and_not_the_model(checkpoint: Pat
         library_cache.key(facts, scheme, STARCODER, parse_target("arm64")),
     ]
     assert len({key, *others}) == 5
+
+
+def test_the_key_of_a_library_covers_the_machine_that_builds_it(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, scheme = architectures.read(checkpoint), parse_scheme("q4f16_1")
+
+    def keys() -> list[str]:
+        targets = parse_target("x86-64-v2-linux"), parse_target("cuda-linux")
+        return [library_cache.key(facts, scheme, STARCODER, target) for target in targets]
+
+    monkeypatch.setattr(cuda, "nvcc_version", lambda: "one")
+    first = keys()
+    monkeypatch.setattr(cuda, "nvcc_version", lambda: "another")
+    cpu, gpu = keys()
+    assert cpu == first[0]
+    assert gpu != first[1]
+    monkeypatch.setattr(library_cache, "machine", lambda: "another")
+    assert set(keys()).isdisjoint({cpu, gpu})
+
+
+def test_the_key_of_a_library_covers_the_modules_that_build_it() -> None:
+    program = """
+import sys
+from compile import library
+print(*(module.__file__ for module in sys.modules.values() if getattr(module, "__file__", None)), sep="\\n")
+"""
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    imported = {Path(line) for line in found.stdout.splitlines() if line.startswith(str(root / "compile"))}
+    covered = {path for name in library_cache.SOURCES for path in root.glob(name)}
+    beside = {"__init__.py", "reference.py"}  # the package's docstring, and what libraries are held to
+    assert {path.relative_to(root / "compile").as_posix() for path in imported - covered} == beside
 
 
 def test_models_of_one_shape_share_a_library(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
