@@ -27,7 +27,7 @@ from toolchain.contracts.tokenizer import open_tokenizer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-RECIPE = 2
+RECIPE = 3
 
 
 def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) -> Plan:
@@ -67,6 +67,8 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
         content = chat_config.make(facts, scheme, context, checkpoint, spec.end_of_text, ids, values(settings.set))
         for name in content["tokenizer_files"]:
             shutil.copyfile(checkpoint / name, params / name)
+        if (checkpoint / chat_config.CHAT_TEMPLATE).is_file():
+            shutil.copyfile(checkpoint / chat_config.CHAT_TEMPLATE, params / chat_config.CHAT_TEMPLATE)
         chat_config.write(params / "mlc-chat-config.json", content)
         libraries = {}
         # What can fail soon comes first; the weights, which take longest, are kept in `work` until they are whole.

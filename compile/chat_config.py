@@ -24,6 +24,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
+CHAT_TEMPLATE = "chat_template.jinja"
 
 
 def make(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import inspect
 import json
 import logging
 import threading
@@ -37,7 +38,8 @@ MOST_BYTES = 2 << 20
 BODY_SECONDS = 30
 RETRY_SECONDS = "1"
 Handler = Callable[[Request], Awaitable[Response]]
-Asking = Callable[[Mapping[str, Any], Model], Exchange | Mapping[str, Any]]
+Answer = Exchange | Mapping[str, Any]
+Asking = Callable[[Mapping[str, Any], Model], Answer | Awaitable[Answer]]
 Telling = Callable[[Model], object]
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class Server:
             "/generate": huggingface.generate,
             "/generate_stream": huggingface.generate_stream,
             "/v1/completions": _complete_either,
+            "/v1/chat/completions": openai.chat,
             "/infill": llamacpp.infill,
             "/completion": llamacpp.complete,
             "/completions": llamacpp.complete,
@@ -137,7 +140,8 @@ class Server:
 
         async def answer(request: Request) -> Response:
             body = await _read_body(request)
-            exchange = ask(body, self.model)
+            asked = ask(body, self.model)
+            exchange = await asked if inspect.isawaitable(asked) else asked
             if not isinstance(exchange, Exchange):
                 return JSONResponse(exchange)
             if exchange.stream is None:

@@ -14,7 +14,12 @@ from toolchain.contracts.errors import UserError
 Finish = Literal["stop", "length", "cancelled"]
 MOST_TOKENS = 512
 MOST_STOPS, LONGEST_STOP = 32, 256
-UNLIMITED = {"max_tokens": (-1,), "n_predict": (-1, -2), "num_predict": (0, -1, -2)}
+UNLIMITED = {
+    "max_tokens": (-1,),
+    "max_completion_tokens": (-1,),
+    "n_predict": (-1, -2),
+    "num_predict": (0, -1, -2),
+}
 """Counts that in one dialect or another mean no limit of the client's."""
 
 
@@ -116,8 +121,8 @@ def read_number(values: Mapping[str, Any], name: str, default: float, low: float
     return float(value)
 
 
-def read_max_tokens(values: Mapping[str, Any], name: str, default: int) -> int:
-    """A count of tokens, cut to what is allowed: null means the default, and so does what means no limit."""
+def read_max_tokens(values: Mapping[str, Any], name: str, default: int, most: int = MOST_TOKENS) -> int:
+    """A count of tokens, at most `most`: null means the default, and so does what means no limit."""
     value = values.get(name)
     if value is None or (not isinstance(value, bool) and value in UNLIMITED.get(name, ())):
         return default
@@ -125,7 +130,7 @@ def read_max_tokens(values: Mapping[str, Any], name: str, default: int) -> int:
         raise BadRequest(name, "a whole number of 1 or more is needed")
     if isinstance(value, float) and not value.is_integer():
         raise BadRequest(name, "a whole number of 1 or more is needed")
-    return int(min(value, MOST_TOKENS))
+    return int(min(value, most))
 
 
 def read_stop(values: Mapping[str, Any], name: str) -> tuple[str, ...]:

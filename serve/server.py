@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 DRAIN_SECONDS = 10
-LIBRARIES = ("prometheus_client", "starlette", "uvicorn")
+LIBRARIES = ("jinja2", "prometheus_client", "starlette", "uvicorn")
 
 
 def run(

@@ -13,6 +13,7 @@ from typing import Any
 
 from serve import prompts
 from serve.bundle import Bundle
+from serve.chat.conversation import Chat, open_chat
 from serve.requests import Completion, CompletionRequest, read_max_tokens, read_sampling, read_stop, read_text
 from toolchain.contracts import manifest
 from toolchain.contracts.fim import FimSpec
@@ -23,7 +24,10 @@ LLAMA_PATHS = frozenset({"/infill", "/completion", "/completions", "/props", "/s
 
 @dataclass(frozen=True)
 class Model:
-    """What a dialect may tell of the bundle that is served; `defaults` hold where a body says nothing."""
+    """What a dialect may tell of the bundle that is served; `defaults` hold where a body says nothing.
+
+    `chat` is None for a model without a chat template.
+    """
 
     name: str
     folder: Path
@@ -37,6 +41,7 @@ class Model:
     made: str
     size: int
     vocabulary: int
+    chat: Chat | None
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ def describe(bundle: Bundle) -> Model:
         made=said.created if said else "1970-01-01T00:00:00Z",
         size=sum(file.size for file in said.files) if said else 0,
         vocabulary=bundle.tokenizer.get_vocab_size(),
+        chat=open_chat(bundle),
     )
 
 

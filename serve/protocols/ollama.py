@@ -1,24 +1,26 @@
-"""Ollama's dialect: `POST /api/generate`, and what its clients ask of the one model that is always loaded."""
+"""Ollama's dialect: `POST /api/generate` and `/api/chat`, and what its clients ask of a model that is always loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from serve.chat.conversation import Message
 from serve.protocols import LINES, Body, Exchange, Model, Stream, request_from_prompt
+from serve.protocols.messages import NO_TOOLS, read_messages, request_from_messages
 from serve.requests import BadRequest, Completion, CompletionRequest, over, read_flag, read_text, refuse
 
 API = "0.12.0"
 """The version of Ollama whose API this is: its clients ask for it to learn what they may send."""
 REFUSED = {
-    "system": "no system prompt is read",
-    "template": "the model's own prompt is used",
+    "template": "the model's own template is used",
     "context": "earlier tokens are not taken",
     "images": "only text is read",
     "format": "text is not held to a format",
     "think": "the model does not think first",
     "logprobs": "probabilities are not given",
+    "tools": NO_TOOLS,
 }
 REFUSED_OPTIONS = {
     "presence_penalty": "use repeat_penalty",
@@ -26,38 +28,39 @@ REFUSED_OPTIONS = {
     "mirostat": "mirostat is not had; use top_p and top_k",
 }
 FINISH = {"stop": "stop", "length": "length", "cancelled": "stop"}
+Say = Callable[[str], dict[str, Any]]
 NEVER = "9999-12-31T00:00:00Z"
 
 
-def generate(body: Body, model: Model) -> Exchange | dict[str, Any]:
+async def generate(body: Body, model: Model) -> Exchange | dict[str, Any]:
     """`prompt` and `suffix` around the cursor, or one prompt with FIM tokens in it. It streams unless told not to.
 
-    Without any text Ollama loads the model, which is done here, so that is answered at once.
+    A prompt is continued as it is, unless there is a `system` text: then both are messages of a chat.
     """
-    head = {"model": _named(body) or model.name}
     refuse(body, REFUSED)
-    read_flag(body, "raw")  # a prompt is never put into a template
-    streams = read_flag(body, "stream", default=True)
-    wanted = _wanted(body, model)
+    raw = read_flag(body, "raw")
+    system = read_text(body, "system") if body.get("system") is not None else ""
+    options, field = _options(body)
+    wanted = _wanted(body, options, field, model)
+    if system and (raw or wanted.suffix or not model.chat):
+        raise BadRequest("system", "it is for a model that chats, without raw and suffix; leave it out")
     if not wanted.prefix and not wanted.suffix:
-        return {**head, "created_at": _now(), "response": "", "done": True, "done_reason": "load"}
-
-    def last(completion: Completion, text: str) -> dict[str, Any]:
-        return {**head, "created_at": _now(), "response": text, **_end(completion)}
-
-    def events(piece: str | Completion) -> Iterable[object]:
-        if isinstance(piece, Completion):
-            yield last(piece, "")
-        else:
-            yield {**head, "created_at": _now(), "response": piece, "done": False}
-
-    stream = Stream(LINES, events) if streams else None
-    return Exchange(wanted, lambda completion: last(completion, completion.text), stream)
+        return _loaded(body, model, _response)
+    if system:
+        messages = (Message("system", system), Message("user", wanted.prefix))
+        wanted = await request_from_messages(messages, options, field, model)
+    return _exchange(body, model, wanted, _response)
 
 
-def chat(body: Body, model: Model) -> dict[str, Any]:
-    """No bundle has a chat template yet."""
-    raise BadRequest("messages", f"{model.name} completes text and does not chat; use /api/generate")
+async def chat(body: Body, model: Model) -> Exchange | dict[str, Any]:
+    """`messages`, answered by the assistant's next one. It streams unless told not to."""
+    refuse(body, REFUSED)
+    messages = read_messages(body)
+    options, field = _options(body)
+    if not messages and model.chat:
+        return _loaded(body, model, _message)
+    wanted = await request_from_messages(messages, options, field, model)
+    return _exchange(body, model, wanted, _message)
 
 
 def tags(model: Model) -> dict[str, Any]:
@@ -90,12 +93,44 @@ def show(body: Body, model: Model) -> dict[str, Any]:
             "general.basename": model.name,
             f"{model.family}.context_length": model.context_size,
         },
-        "capabilities": ["completion", "insert"],
+        "capabilities": ["completion", "insert", *(["chat"] if model.chat else [])],
         "modified_at": model.made,
     }
 
 
-def _wanted(body: Body, model: Model) -> CompletionRequest:
+def _response(text: str) -> dict[str, Any]:
+    return {"response": text}
+
+
+def _message(text: str) -> dict[str, Any]:
+    return {"message": {"role": "assistant", "content": text}}
+
+
+def _loaded(body: Body, model: Model, say: Say) -> dict[str, Any]:
+    """Without any text Ollama loads the model, which is done here, so that is answered at once."""
+    read_flag(body, "stream")
+    name = _named(body) or model.name
+    return {"model": name, "created_at": _now(), **say(""), "done": True, "done_reason": "load"}
+
+
+def _exchange(body: Body, model: Model, wanted: CompletionRequest, say: Say) -> Exchange:
+    name = _named(body) or model.name
+
+    def last(completion: Completion, text: str) -> dict[str, Any]:
+        return {"model": name, "created_at": _now(), **say(text), **_end(completion)}
+
+    def events(piece: str | Completion) -> Iterable[object]:
+        if isinstance(piece, Completion):
+            yield last(piece, "")
+        else:
+            yield {"model": name, "created_at": _now(), **say(piece), "done": False}
+
+    stream = Stream(LINES, events) if read_flag(body, "stream", default=True) else None
+    return Exchange(wanted, lambda completion: last(completion, completion.text), stream)
+
+
+def _options(body: Body) -> tuple[dict[str, Any], str]:
+    """The options by the names that all dialects share, and the one that limits the tokens."""
     given = body.get("options")
     if given is not None and not isinstance(given, dict):
         raise BadRequest("options", "an object is needed")
@@ -104,7 +139,10 @@ def _wanted(body: Body, model: Model) -> CompletionRequest:
     refuse(options, REFUSED_OPTIONS)
     if options.get("repeat_penalty") is not None:
         options["repetition_penalty"] = options.pop("repeat_penalty")
-    field = "max_new_tokens" if options.get("num_predict") is None else "num_predict"
+    return options, "max_new_tokens" if options.get("num_predict") is None else "num_predict"
+
+
+def _wanted(body: Body, options: dict[str, Any], field: str, model: Model) -> CompletionRequest:
     suffix = read_text(body, "suffix") if body.get("suffix") is not None else ""
     prompt = "" if body.get("prompt") is None else body["prompt"]
     return request_from_prompt({"prompt": prompt}, "prompt", options, field, model, suffix)

@@ -1,4 +1,4 @@
-"""OpenAI's completions dialect: `POST /v1/completions`, with `suffix` and streaming, and `GET /v1/models`.
+"""OpenAI's dialect: `POST /v1/completions`, with `suffix`, and `POST /v1/chat/completions`, and `GET /v1/models`.
 
 Any name for the model is taken: clients ask for one that they know, and there is one model.
 """
@@ -12,13 +12,31 @@ from dataclasses import replace
 from typing import Any
 
 from serve.protocols import EVENTS_TO_DONE, Body, Exchange, Model, Stream, request_from_prompt
-from serve.requests import BadRequest, Completion, clean, over, read_flag, read_text, refuse, refuse_more_than_one
+from serve.protocols.messages import NO_TOOLS, read_messages, request_from_messages
+from serve.requests import (
+    BadRequest,
+    Completion,
+    clean,
+    over,
+    read_flag,
+    read_list,
+    read_text,
+    refuse,
+    refuse_more_than_one,
+)
 
 REFUSED = {
     "logprobs": "probabilities are not given",
     "logit_bias": "single tokens are not made likelier",
     "presence_penalty": "use repetition_penalty",
     "frequency_penalty": "use repetition_penalty",
+}
+REFUSED_IN_CHAT = REFUSED | {
+    "tools": NO_TOOLS,
+    "functions": NO_TOOLS,
+    "top_logprobs": "probabilities are not given",
+    "audio": "only text is written",
+    "web_search_options": "nothing is searched",
 }
 FINISH = {"stop": "stop", "length": "length", "cancelled": "stop"}
 
@@ -44,10 +62,41 @@ def complete(body: Body, model: Model) -> Exchange:
     field = "max_tokens" if options.get("max_tokens") is not None else "max_new_tokens"
     suffix = read_text(body, "suffix") if body.get("suffix") is not None else ""
     wanted = replace(request_from_prompt(body, "prompt", options, field, model, suffix), ids=ids)
-    head = _head(body, model.name)
+    head = _head(body, model.name, "cmpl", "text_completion")
     counted = _wants_usage(body)
     stream = Stream(EVENTS_TO_DONE, lambda piece: _events(head, piece, counted)) if read_flag(body, "stream") else None
     return Exchange(wanted, lambda completion: _whole(head, completion), stream)
+
+
+async def chat(body: Body, model: Model) -> Exchange:
+    """`messages`, answered by the assistant's next one."""
+    if body.get("model") is not None:
+        read_text(body, "model")
+    refuse_more_than_one(body, "n")
+    refuse(body, REFUSED_IN_CHAT)
+    _refuse_formats(body)
+    fields = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None]
+    wanted = await request_from_messages(read_messages(body), body, (*fields, "max_tokens")[0], model)
+    counted = _wants_usage(body)
+    head = _head(body, model.name, "chatcmpl", "chat.completion.chunk")
+    opening = iter([{"role": "assistant", "content": ""}])
+
+    def events(piece: str | Completion) -> Iterable[object]:
+        usage = {"usage": None} if counted else {}
+        deltas = [*opening, {} if isinstance(piece, Completion) else {"content": piece}]
+        for delta in deltas:
+            finish = FINISH[piece.finish] if isinstance(piece, Completion) and not delta else None
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+            yield {**head, "choices": [choice], **usage}
+        if counted and isinstance(piece, Completion):
+            yield {**head, "choices": [], "usage": _usage(piece)}
+
+    def whole(completion: Completion) -> object:
+        message = {"role": "assistant", "content": completion.text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": FINISH[completion.finish]}
+        return {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(completion)}
+
+    return Exchange(wanted, whole, Stream(EVENTS_TO_DONE, events) if read_flag(body, "stream") else None)
 
 
 def models(model: Model) -> dict[str, Any]:
@@ -80,12 +129,21 @@ def _wants_usage(body: Body) -> bool:
     return read_flag(given, "include_usage")
 
 
-def _head(body: Body, model: str) -> dict[str, Any]:
+def _refuse_formats(body: Body) -> None:
+    """Raise BadRequest for an answer that is to be anything but text."""
+    form, kinds = body.get("response_format"), read_list(body, "modalities")
+    if form is not None and not (isinstance(form, Mapping) and form.get("type") == "text"):
+        raise BadRequest("response_format", 'text is not held to a format; leave it out or give {"type": "text"}')
+    if any(kind != "text" for kind in kinds):
+        raise BadRequest("modalities", "only text is written; leave it out")
+
+
+def _head(body: Body, model: str, kind: str, name: str) -> dict[str, Any]:
     """What a reply and every event of one stream have in common; the client's name for the model is kept."""
     named = body.get("model")
     return {
-        "id": f"cmpl-{uuid.uuid4().hex}",
-        "object": "text_completion",
+        "id": f"{kind}-{uuid.uuid4().hex}",
+        "object": name,
         "created": int(time.time()),
         "model": clean(named) if isinstance(named, str) else model,
     }

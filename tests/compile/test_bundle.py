@@ -49,6 +49,33 @@ def test_bundle_completes(bundle: Path) -> None:
     assert again.statistics.reused == done.prompt_tokens - 1
 
 
+def test_a_chat_reads_only_what_its_last_turn_added(checkpoint: Path, tmp_path: Path) -> None:
+    """Through the server, with a real library: what the earlier turns held is still in the KV cache."""
+    pytest.importorskip("starlette", reason="needs the serve extra")
+    from tests.serve.conftest import serving
+
+    (chatting := tmp_path / "checkpoint").mkdir()
+    for path in checkpoint.iterdir():
+        (chatting / path.name).symlink_to(path)
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\\n{% endfor %}assistant:"
+    (chatting / "chat_template.jinja").write_text(template, encoding="utf-8")
+    execute(plan_compile(chatting, PARENT, CompileSettings()), tmp_path / "bundle", Silent())
+    assert manifest.verify(tmp_path / "bundle") == []
+    opened = open_bundle(tmp_path / "bundle")
+    messages, cached, prompts = [], [], []
+    with serving(Completer(opened, open_native(opened, Silent()))) as client:
+        for asked in ("def f(x):", "and g?", "return"):
+            messages.append({"role": "user", "content": asked})
+            body = {"messages": messages, "max_tokens": 8, "temperature": 0}
+            reply = client.post("/v1/chat/completions", json=body).raise_for_status().json()
+            messages.append(reply["choices"][0]["message"])
+            cached.append(reply["usage"]["prompt_tokens_details"]["cached_tokens"])
+            prompts.append(reply["usage"]["prompt_tokens"])
+    assert cached[0] == 0
+    assert cached[1] >= prompts[0]
+    assert cached[2] >= prompts[1]
+
+
 def test_second_build_is_the_same_to_the_byte(
     bundle: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +35,14 @@ CHAT_CONFIG = {
     "max_gen_len": 64,
     "prefill_chunk_size": 32,
 }
+CHATML = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
 LIBRARY = "tiny-q4f16_1-cpu.a"
 
 
@@ -58,12 +66,15 @@ def write_bundle(
     spec: fim.FimSpec = fim.STARCODER,
     facts: dict[str, object] | None = None,
     chat: dict[str, object] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Path:
     with manifest.writing(folder, kind="bundle", recipe=1, parents=(), settings={}) as draft:
         params = draft.path / "params"
         params.mkdir()
         tokenizer.save(str(params / "tokenizer.json"))
         (params / "mlc-chat-config.json").write_text(json.dumps(CHAT_CONFIG | (chat or {})))
+        for name, content in (files or {}).items():
+            (params / name).write_text(content, encoding="utf-8")
         (draft.path / LIBRARY).write_bytes(b"")
         draft.facts |= {
             "name": "tiny",
@@ -94,6 +105,15 @@ def qwen_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in names])
     folder = tmp_path_factory.mktemp("bundles") / "qwen"
     return open_bundle(write_bundle(folder, tokenizer, spec=fim.QWEN_CODER))
+
+
+@pytest.fixture(scope="session")
+def chat_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One that chats, as ChatML."""
+    tokenizer = train_tokenizer()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    folder = tmp_path_factory.mktemp("bundles") / "chatty"
+    return open_bundle(write_bundle(folder, tokenizer, files={"chat_template.jinja": CHATML}))
 
 
 @pytest.fixture

@@ -63,6 +63,17 @@ bodies = st.one_of(
         lambda before, after, others: {"input_prefix": before, "input_suffix": after, **others}, text, text, options
     ),
 )
+messages = st.lists(
+    st.one_of(
+        anything,
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(["user", "assistant", "system", "tool"])},
+            optional={"content": st.one_of(text, st.lists(anything, max_size=2)), "tool_calls": anything},
+        ),
+    ),
+    max_size=4,
+)
+chats = st.builds(lambda messages, others: {"messages": messages, **others}, messages, options)
 BACKENDS = {
     "/": "huggingface",
     "/generate": "tgi",
@@ -78,6 +89,25 @@ BACKENDS = {
 def client(bundle: Bundle) -> Iterator[httpx.Client]:
     with serving(completer_for(bundle, saying(bundle, "ok"))[0]) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def chatting(chat_bundle: Bundle) -> Iterator[httpx.Client]:
+    with serving(completer_for(chat_bundle, saying(chat_bundle, "ok"))[0]) as client:
+        yield client
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(path=st.sampled_from(["/v1/chat/completions", "/api/chat"]), body=st.one_of(bodies, chats))
+def test_no_chat_makes_the_server_fail(chatting: httpx.Client, path: str, body: Any) -> None:
+    reply = chatting.post(path, content=json.dumps(body).encode())
+    assert reply.status_code in (200, 422), reply.text
+    if reply.headers["content-type"].startswith("application/json"):
+        assert reply.json()["error" if reply.status_code == 422 else "model"]
+        return
+    *_, last = filter(None, reply.text.split("\n"))
+    event = last.removeprefix("data: ")
+    assert event == "[DONE]" if path.startswith("/v1/") else json.loads(event)["done"]
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])

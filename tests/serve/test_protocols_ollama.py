@@ -123,5 +123,80 @@ def test_the_client_tells_what_is_wrong(client: Any) -> None:
     assert caught.value.status_code == 422
     with pytest.raises(ollama.ResponseError, match="system: "):
         list(client.generate("any", PREFIX, system="a pirate", stream=True))
-    with pytest.raises(ollama.ResponseError, match="use /api/generate"):
+    with pytest.raises(ollama.ResponseError, match="model: tiny brings no chat template"):
         client.chat("any", [{"role": "user", "content": "hello"}])
+
+
+ANSWER = "Use sorted(a).\n"
+ASKED = [{"role": "user", "content": "How do I sort a list?"}]
+
+
+@pytest.fixture(scope="module")
+def chatting(chat_bundle: Bundle) -> Iterator[tuple[Any, ScriptedRunner]]:
+    completer, runner = completer_for(chat_bundle, saying(chat_bundle, ANSWER))
+    with serving(completer) as http:
+        yield ollama.Client(host=str(http.base_url)), runner
+
+
+def test_chat(chatting: tuple[Any, ScriptedRunner], chat_bundle: Bundle) -> None:
+    client, runner = chatting
+    reply = client.chat("any", ASKED, options={"num_predict": 32, "temperature": 0})
+    assert (reply.message.role, reply.message.content, reply.done_reason, reply.model) == (
+        "assistant",
+        ANSWER,
+        "stop",
+        "any",
+    )
+    assert reply.eval_count > 2
+    assert reply.total_duration >= reply.prompt_eval_duration > 0
+    text = chat_bundle.tokenizer.decode(runner.held[: reply.prompt_eval_count], skip_special_tokens=False)
+    assert text == "<|im_start|>user\nHow do I sort a list?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_chat_streams_unless_told_otherwise(chatting: tuple[Any, ScriptedRunner]) -> None:
+    pieces = list(chatting[0].chat("any", ASKED, stream=True))
+    assert "".join(piece.message.content for piece in pieces) == ANSWER
+    assert {piece.message.role for piece in pieces} == {"assistant"}
+    assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert pieces[-1].eval_count > 2
+    assert chatting[0].chat("any", []).done_reason == "load"
+
+
+def test_a_system_text_makes_a_chat_of_a_prompt(chatting: tuple[Any, ScriptedRunner], chat_bundle: Bundle) -> None:
+    client, runner = chatting
+    reply = client.generate("any", "Sort a list.", system="Be short.")
+    assert reply.response == ANSWER
+    text = chat_bundle.tokenizer.decode(runner.held[: reply.prompt_eval_count], skip_special_tokens=False)
+    assert text == (
+        "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nSort a list.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    client.generate("any", "Sort a list.")
+    assert chat_bundle.tokenizer.decode(runner.held).startswith("Sort a list.")
+    for completed in ({"suffix": "b"}, {"raw": True}):
+        with pytest.raises(ollama.ResponseError, match="system: it is for a model that chats"):
+            client.generate("any", "a", system="Be short.", **completed)
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ("tools: the model calls no tools", {"tools": [{"type": "function", "function": {"name": "run"}}]}),
+        ("format: ", {"format": "json"}),
+        ("num_predict: ", {"options": {"num_predict": -3}}),
+        (r"messages\[0\].images: only text", {"messages": [{"role": "user", "content": "a", "images": [b"png"]}]}),
+        (r"messages\[0\].role: the model calls no", {"messages": [{"role": "tool", "content": "a"}]}),
+        ("messages: the last turn alone", {"messages": [{"role": "user", "content": "long " * 2000}]}),
+    ],
+)
+def test_the_client_tells_what_chat_cannot_do(
+    chatting: tuple[Any, ScriptedRunner], said: str, wrong: dict[str, Any]
+) -> None:
+    for stream in (False, True):
+        with pytest.raises(ollama.ResponseError, match=said) as caught:
+            list(chatting[0].chat(**({"model": "any", "messages": ASKED, "stream": stream} | wrong)))
+        assert caught.value.status_code == 422
+
+
+def test_show_tells_who_chats(chatting: tuple[Any, ScriptedRunner], client: Any) -> None:
+    assert chatting[0].show("any").capabilities == ["completion", "insert", "chat"]
+    assert client.show("any").capabilities == ["completion", "insert"]

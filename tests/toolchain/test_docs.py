@@ -58,11 +58,15 @@ def test_the_rules_of_completion_are_documented_in_their_order() -> None:
 
 def test_the_servers_limits_are_documented() -> None:
     from serve import app, requests
+    from serve.chat import sandbox
+    from serve.protocols import messages
 
     assert f"larger than {app.MOST_BYTES >> 20} MiB" in SERVER
     assert f"within {app.BODY_SECONDS} seconds" in SERVER
     assert f"at most {requests.MOST_TOKENS};" in SERVER
     assert f"a list of up to {requests.MOST_STOPS};" in SERVER
+    assert f"may be up to\n{messages.MOST_TOKENS}, and are {messages.USUAL_TOKENS} unless given" in SERVER
+    assert f"has {sandbox.MOST_MEMORY >> 20} MiB of memory, and is ended after {sandbox.MOST_SECONDS} seconds" in SERVER
 
 
 def test_links_lead_somewhere() -> None:
