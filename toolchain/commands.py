@@ -224,6 +224,21 @@ def inspect_command(
         sys.exit(1)
 
 
+@app.command("report")
+def report_command(
+    folders: Annotated[list[Path], typer.Argument(help="Adapters, full checkpoints, or workspaces of up.")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """One page with the curves of one or several trainings, laid over one another."""
+    from toolchain.report import read_runs, write_page
+
+    runs = read_runs(folders)
+    write_page(runs, out)
+    facts = {"page": str(out.resolve()), "runs": [run.name for run in runs]}
+    _print(as_json, facts, [f"{out}: {', '.join(run.name for run in runs)}"])
+
+
 @app.command("prune")
 def prune_command(
     workspace: Annotated[Path, typer.Argument(help="The workspace of up.")] = Path(".fimble"),

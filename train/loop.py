@@ -39,12 +39,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation. `train_loss` is the mean since the one before."""
+    """One evaluation. `train_loss` is the mean since the one before, `learning_rate` that of the step itself."""
 
     step: int
     train_loss: float | None
     loss: float
     bits_per_byte: float
+    learning_rate: float | None = None
 
 
 @dataclass
@@ -201,7 +202,8 @@ class Run:
                 "Use a lower --learning-rate." if record.step else "Use another base: its weights are damaged.",
             )
         mean = round(sum(record.since) / len(record.since), 6) if record.since else None
-        point = Point(record.step, mean, found.loss, found.bits_per_byte)
+        rate = learning_rate(record.step, self.steps, self.settings) if record.step else None
+        point = Point(record.step, mean, found.loss, found.bits_per_byte, rate)
         if record.best is None or point.loss < record.best.loss:
             self.states.save_best(record.step, self.weights)
             record.best = point
