@@ -52,9 +52,9 @@ class Served:
 
 
 class Metrics:
-    """The counters of one server; `held` tells how many requests it holds, of which it computes one at a time."""
+    """The counters of one server; it is asked how many requests it computes and how many wait."""
 
-    def __init__(self, held: Callable[[], int]) -> None:
+    def __init__(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
         self.registry = registry = CollectorRegistry()
         self.recent: deque[Served] = deque(maxlen=RECENT)
         self._served = 0
@@ -69,8 +69,8 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"fimble_{name}", text, buckets=buckets, registry=registry)
 
-        gauge("num_requests_running", "Requests being computed.", lambda: min(held(), 1))
-        gauge("num_requests_waiting", "Requests waiting for their turn.", lambda: max(held() - 1, 0))
+        gauge("num_requests_running", "Requests being computed.", running)
+        gauge("num_requests_waiting", "Requests waiting for their turn.", waiting)
         self._first_token = histogram(
             "time_to_first_token_seconds", "From a request's arrival to its first token.", FIRST_TOKEN_SECONDS
         )
@@ -89,6 +89,7 @@ class Metrics:
         self._hits = counter("prefix_cache_hits", "Prompt tokens found in the KV cache.")
         self._finished = counter("request_success", "Completions by what ended them.", "finished_reason")
         self._failed = counter("request_failure", "Requests that got an error, by HTTP status; 499: it left.", "status")
+        self._superseded = counter("request_superseded", "Requests that a newer one of the same client made needless.")
         self._events = counter("completion_events", "What editors said of completions.", "type")
         self._accepted = counter("accepted_characters", "Characters of the completions that were accepted.")
         self._retained = counter("retained_characters", "Characters of those that were still there later.")
@@ -134,6 +135,10 @@ class Metrics:
     def record_failure(self, status: int) -> None:
         """Count a request that was refused, failed, or whose client left."""
         self._failed.labels(str(status)).inc()
+
+    def record_superseded(self) -> None:
+        """Count a request that was answered empty because a newer one has taken its place."""
+        self._superseded.inc()
 
     def record_event(self, kind: str, accepted_characters: int = 0, retained_characters: int = 0) -> None:
         """Count what an editor says of a completion; a kind that is none of `EVENTS` counts as `other`."""

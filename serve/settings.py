@@ -21,8 +21,11 @@ class ServeSettings:
     port: int = 8000
     """The port to listen on; 0 takes any free one."""
 
-    queue_limit: int = 8
-    """Requests that may wait; more are answered 503 at once."""
+    queue_limit: int = 16
+    """Requests that may wait, of one client half as many; more are answered 429 or 503 at once."""
+
+    supersede: bool = True
+    """Whether an editor's newer request ends its older ones for the same place in a file."""
 
     api_key: str | None = None
     """A key that clients must send as `Authorization: Bearer KEY`."""

@@ -37,6 +37,7 @@ REFUSED = {
     "frequency_penalty": "use repetition_penalty",
     "watermark": "text is not marked",
 }
+OLD_LLM_VSCODE = frozenset({"max_new_tokens", "temperature", "do_sample", "top_p", "stop"})
 
 
 def infer(body: Body, model: Model) -> Exchange:
@@ -87,6 +88,8 @@ def _exchange(body: Body, model: Model, streams: bool) -> Exchange:
     details = read_flag(parameters, "details")
     echo = read_text(body, "inputs") if read_flag(parameters, "return_full_text") else ""
     wanted = request_from_prompt(body, "inputs", parameters, "max_new_tokens", model)
+    if _is_old_llm_vscode(body, parameters, model):
+        wanted = replace(wanted, raw=False)
     seed, number = wanted.sampling.seed, count(1)
 
     def whole(completion: Completion) -> dict[str, Any]:
@@ -105,6 +108,13 @@ def _exchange(body: Body, model: Model, streams: bool) -> Exchange:
             yield {"index": next(number), "token": token, "generated_text": None, "details": None}
 
     return Exchange(wanted, whole, Stream(EVENTS, events) if streams else None)
+
+
+def _is_old_llm_vscode(body: Body, parameters: Mapping[str, Any], model: Model) -> bool:
+    """Whether it is llm-vscode before 0.1, which leaves the FIM tokens out where nothing follows the cursor."""
+    if body.keys() != {"inputs", "parameters"} or parameters.keys() != OLD_LLM_VSCODE:
+        return False
+    return bool(parameters["stop"] == [model.spec.end_of_text])
 
 
 def _details(completion: Completion, seed: int | None) -> dict[str, Any]:

@@ -151,3 +151,11 @@ def serving(completer: Completer, settings: ServeSettings | None = None) -> Iter
         finally:
             server.should_exit = True
             thread.join()
+
+
+def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    """Wait for what is to happen soon."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.005)

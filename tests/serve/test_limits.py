@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from serve import app
+from serve import bodies
 from serve.bundle import Bundle
 from serve.completer import Completer
 from serve.settings import ServeSettings
 from tests.serve import llm_ls
-from tests.serve.conftest import completer_for, saying, serving
+from tests.serve.conftest import completer_for, saying, serving, until
 from tests.serve.scripted import ScriptedRunner, repeats
+from tests.serve.test_metrics import counted
 
 BODY = {"inputs": "<fim_prefix>a<fim_suffix>b<fim_middle>", "parameters": {"max_new_tokens": 100}}
 
@@ -37,13 +38,6 @@ def client(bundle: Bundle) -> Iterator[httpx.Client]:
         yield client
 
 
-def until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.005)
-
-
 def settled(runner: ScriptedRunner) -> int:
     """How many calls there were once no more come."""
     count = -1
@@ -53,12 +47,16 @@ def settled(runner: ScriptedRunner) -> int:
     return count
 
 
-def raw_post(client: httpx.Client, path: str, body: dict[str, Any]) -> socket.socket:
+def waiting(client: httpx.Client) -> int:
+    return int(counted(client)["num_requests_waiting"])
+
+
+def raw_post(client: httpx.Client, path: str, body: dict[str, Any], agent: str = "") -> socket.socket:
     """A connection with a request on it, that can be dropped."""
     content = json.dumps(body).encode()
     url = client.base_url
     connection = socket.create_connection((url.host, url.port))
-    head = f"POST {path} HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: {url.host}\r\nUser-Agent: {agent}\r\nContent-Length: {len(content)}\r\n\r\n"
     connection.sendall(head.encode() + content)
     return connection
 
@@ -107,8 +105,12 @@ def test_a_burst_is_refused_beyond_the_queue(slow: tuple[Completer, ScriptedRunn
     completer, runner = slow
     runner.seconds_a_call = 0.05
     body = BODY | {"parameters": {"max_new_tokens": 4}}
-    with serving(completer, ServeSettings(queue_limit=2)) as client, ThreadPoolExecutor(12) as pool:
-        replies = list(pool.map(lambda _: client.post("/", json=body), range(12)))
+    with serving(completer, ServeSettings(queue_limit=4)) as client, ThreadPoolExecutor(12) as pool:
+
+        def ask(number: int) -> httpx.Response:
+            return client.post("/", json=body, headers={"User-Agent": f"editor {number}"})
+
+        replies = list(pool.map(ask, range(12)))
         refused = [reply for reply in replies if reply.status_code == 503]
         assert len(refused) >= 6
         assert {reply.status_code for reply in replies} == {200, 503}
@@ -118,12 +120,38 @@ def test_a_burst_is_refused_beyond_the_queue(slow: tuple[Completer, ScriptedRunn
         assert client.post("/", json=body).status_code == 200
 
 
-def test_a_full_queue_refuses_a_stream_before_it_begins(slow: tuple[Completer, ScriptedRunner]) -> None:
+def test_one_client_leaves_half_of_the_queue_to_others(slow: tuple[Completer, ScriptedRunner]) -> None:
+    completer, _ = slow
+    with serving(completer, ServeSettings(queue_limit=4)) as client:
+        held = [raw_post(client, "/", BODY) for _ in range(3)]
+        until(lambda: waiting(client) == 2)
+        refused = client.post("/", json=BODY, headers={"User-Agent": ""})
+        assert (refused.status_code, refused.json()["error_type"]) == (429, "overloaded")
+        assert "2 requests of this client wait already" in refused.json()["error"]
+        assert refused.headers["retry-after"] == "1"
+        held.append(raw_post(client, "/", BODY, agent="another"))
+        until(lambda: waiting(client) == 3)
+        for connection in held:
+            connection.close()
+
+
+def test_when_to_try_again_is_estimated_from_what_turns_take(slow: tuple[Completer, ScriptedRunner]) -> None:
     completer, runner = slow
+    runner.seconds_a_call = 0.4
+    with serving(completer, ServeSettings(queue_limit=1)) as client:
+        client.post("/", json=BODY | {"parameters": {"max_new_tokens": 4}})
+        held = [raw_post(client, "/", BODY) for _ in range(2)]
+        until(lambda: waiting(client) == 1)
+        assert client.post("/", json=BODY).headers["retry-after"] == "2"
+        for connection in held:
+            connection.close()
+
+
+def test_a_full_queue_refuses_a_stream_before_it_begins(slow: tuple[Completer, ScriptedRunner]) -> None:
+    completer, _ = slow
     with serving(completer, ServeSettings(queue_limit=1)) as client:
         held = [raw_post(client, "/", BODY) for _ in range(2)]
-        until(lambda: len(runner.calls) > 2)
-        time.sleep(0.1)
+        until(lambda: waiting(client) == 1)
         assert client.post("/v1/completions", json={"prompt": "a", "stream": True}).status_code == 503
         for connection in held:
             connection.close()
@@ -175,7 +203,7 @@ def test_a_key_is_asked_for(bundle: Bundle) -> None:
 
 
 def test_a_body_over_the_limit_is_refused(client: httpx.Client) -> None:
-    reply = client.post("/", content=b'{"inputs": "' + b"a" * (app.MOST_BYTES + 1) + b'"}')
+    reply = client.post("/", content=b'{"inputs": "' + b"a" * (bodies.MOST_BYTES + 1) + b'"}')
     assert reply.status_code == 413
     assert reply.json()["error"]
 
@@ -187,7 +215,7 @@ def test_a_body_without_a_length_is_refused_while_it_is_read(client: httpx.Clien
 
 
 def test_a_body_that_does_not_come_is_given_up(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
     with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         connection.settimeout(5)

@@ -58,7 +58,7 @@ def test_refusals_are_counted_by_status_and_the_key_guards_the_numbers(bundle: B
 
 
 def test_events_of_editors_are_counted_under_names_that_cannot_grow() -> None:
-    metrics = Metrics(lambda: 3)
+    metrics = Metrics(lambda: 1, lambda: 2)
     metrics.record_event("select", accepted_characters=12)
     metrics.record_event("select", retained_characters=9)
     metrics.record_event("anything a client sends")
@@ -67,4 +67,4 @@ def test_events_of_editors_are_counted_under_names_that_cannot_grow() -> None:
     assert found["completion_events_total/other"] == 1
     assert (found["accepted_characters_total"], found["retained_characters_total"]) == (12, 9)
     assert (found["num_requests_running"], found["num_requests_waiting"]) == (1, 2)
-    assert "accepted_characters" not in Metrics(lambda: 0).recent
+    assert "accepted_characters" not in Metrics(int, int).recent

@@ -47,7 +47,7 @@ def test_the_servers_paths_and_flags_are_documented() -> None:
     }  # type: ignore[attr-defined]
     assert set(re.findall(r"^\| `((?:GET|HEAD|POST) [^`]+)`", SERVER, flags=re.MULTILINE)) == routes
     shown = dict(re.findall(r"^\| `(--[a-z-]+)` \| `?(\w[\w.]*)`? \|", SERVER, flags=re.MULTILINE))
-    defaults = {settings.flag(field.name): str(field.default or "none") for field in fields(ServeSettings)}
+    defaults = {settings.flag(field.name): str(field.default or "none").lower() for field in fields(ServeSettings)}
     assert shown == defaults
 
 
@@ -57,12 +57,12 @@ def test_the_rules_of_completion_are_documented_in_their_order() -> None:
 
 
 def test_the_servers_limits_are_documented() -> None:
-    from serve import app, requests
+    from serve import bodies, requests
     from serve.chat import sandbox
     from serve.protocols import messages
 
-    assert f"larger than {app.MOST_BYTES >> 20} MiB" in SERVER
-    assert f"within {app.BODY_SECONDS} seconds" in SERVER
+    assert f"larger than {bodies.MOST_BYTES >> 20} MiB" in SERVER
+    assert f"within {bodies.BODY_SECONDS} seconds" in SERVER
     assert f"at most {requests.MOST_TOKENS};" in SERVER
     assert f"a list of up to {requests.MOST_STOPS};" in SERVER
     assert f"may be up to\n{messages.MOST_TOKENS}, and are {messages.USUAL_TOKENS} unless given" in SERVER

@@ -1,0 +1,36 @@
+"""Reading a request's body: one JSON object, not too large, and not too slow to come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+
+from serve.failures import CLOSE, Refused
+from serve.requests import BadRequest
+
+MOST_BYTES = 2 << 20
+BODY_SECONDS = 30
+
+
+async def read_body(request: Request) -> Mapping[str, Any]:
+    """The JSON object in the body. Raises Refused or BadRequest for none, too large or too slow a one."""
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                data += part
+                if len(data) > MOST_BYTES:
+                    raise Refused(413, f"the body is larger than {MOST_BYTES} bytes", "body", "validation")
+    except TimeoutError:
+        raise Refused(408, f"the body did not arrive within {BODY_SECONDS} seconds", "body", "timeout", CLOSE) from None
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadRequest("body", "JSON is needed") from None
+    if not isinstance(body, Mapping):
+        raise BadRequest("body", "a JSON object is needed")
+    return body
