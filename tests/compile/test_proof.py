@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from compile import library
 from compile.bundle import plan_compile
@@ -73,6 +74,16 @@ def test_every_family_proves_itself(variant: str, scheme: str, checkpoint_of: ob
     with np.load(tmp_path / "bundle" / "proof.npz") as proof:
         assert proof["logits"].shape == (4, 500)
         assert 4 < len(proof["ids"]) <= 32
+
+
+def test_weights_whose_logits_are_not_finite_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(checkpoint, tmp_path / "source"))
+    tensors = load_file(source / "model.safetensors")
+    tensors["transformer.ln_f.weight"][:] = 1e38
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(ArtifactError, match="logits are not finite"):
+        execute(plan_compile(source, PARENT, CompileSettings(quantization="q0f32")), tmp_path / "bundle", Silent())
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_the_files_are_checked_once(bundle: Path) -> None:
