@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,11 +138,10 @@ def _load_runtime() -> None:
 
 
 def _load_stand_in() -> None:
-    compiler = shutil.which("cc")
-    command = [compiler] if compiler else [sys.executable, "-P", "-m", "ziglang", "cc"]
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "driver.c"), Path(folder, DRIVER)
         source.write_text("".join(f"int {name}(void) {{ return {NO_DEVICE}; }}\n" for name in DRIVER_FUNCTIONS))
-        options = ["-shared", "-fPIC", f"-Wl,-soname,{DRIVER}", "-o", str(library), str(source)]
-        subprocess.run([*command, *options], check=True, capture_output=True)
+        # The compiler that nvcc needs as well, so `missing` has asked for it.
+        options = ["-x", "c", "-shared", "-fPIC", f"-Wl,-soname,{DRIVER}", "-o", str(library), str(source)]
+        subprocess.run(["g++", *options], check=True, capture_output=True)
         ctypes.CDLL(str(library), os.RTLD_GLOBAL)

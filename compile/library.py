@@ -1,9 +1,9 @@
 """Compiling a model for a device: a library that describes itself.
 
 A library exports the functions of its cache (`compile/caches/`), a `pack_*` for each layout that differs from MLC's,
-and `_metadata`, which gives the JSON that `describe` makes. A loader needs nothing else: it reads MLC's files, packs
-each parameter as told, and makes the cache as told. For processors it is an archive of object files, which are loaded
-as they are; for GPUs a shared library.
+and `_metadata`, which gives the JSON that `compile/metadata.py` makes. A loader needs nothing else: it reads MLC's
+files, packs each parameter as told, and makes the cache as told. For processors it is an archive of object files, which
+are loaded as they are; for GPUs a shared library.
 """
 
 from __future__ import annotations
@@ -18,49 +18,47 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from compile import cuda, devices, linker
+from compile import cuda, devices, linker, metadata
 from compile.architectures import FAMILIES
-from compile.caches import PREFILL_CHUNK, context_size, explicit, paged
+from compile.caches import explicit, paged
 from compile.kernels.cpu import quantized_matmul
 from compile.kernels.gpu.binding import bind_threads
 from compile.kernels.gpu.paged_attention import merge_in_order
 from compile.layers.cpu import CpuLayers
 from compile.layers.gpu import GpuLayers
 from compile.schemes import Scheme
-from toolchain.contracts import object_archive, tvm_package
+from toolchain.contracts import object_archive
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.processors import LEVELS
 from toolchain.contracts.targets import Target
 
-METADATA_VERSION = 3
 
-
-def build(
-    facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target, out: Path, pages: bool | None = None
-) -> None:
+def build(facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target, out: Path, pages: bool = False) -> None:
     """Compile the model for `target` and write the library to the file `out`.
 
-    `pages` chooses the paged cache; GPUs have no other, and processors take the explicit one unless told otherwise.
+    `pages` gives a library for a processor the paged cache, which GPUs have always.
     Raises UnknownTarget when the installed TVM cannot compile for it, MissingExtra when a GPU's library needs a linker
     and there is none.
     """
     device = devices.device(target)
-    pages = target.device != "cpu" if pages is None else pages
     layers = layers_of(scheme, target)
     model = FAMILIES[facts.family].Model(facts, layers)
     with device, cuda.fatbins(target.archs) if target.device == "cuda" else nullcontext():
-        functions = paged.functions(model, layers, facts, device) if pages else explicit.functions(model, layers, facts)
+        if pages or isinstance(layers, GpuLayers):
+            functions, cache = paged.functions(model, layers, facts, device), paged.describe()
+        else:
+            functions, cache = explicit.functions(model, layers, facts), explicit.describe(layers, facts)
         module, parameters = model.export_tvm(spec=functions)
         if target.device != "cpu":
             module = merge_in_order(module)
-        cache = paged.describe() if pages else explicit.describe(layers, facts)
-        metadata = describe(facts, scheme, spec, target, parameters, cache)
-        builder = relax.BlockBuilder(_with_bounds(module, metadata["prefill_chunk_size"]))
-        for packed in {p["packer"]: p for p in metadata["params"] if p["packer"]}.values():
-            _add_packer(builder, packed, layers)
+        told = metadata.describe(facts, scheme, spec, target, parameters, cache)
+        builder = relax.BlockBuilder(_with_bounds(module, told["prefill_chunk_size"]))
+        if isinstance(layers, CpuLayers):
+            for packed in {p["packer"]: p for p in told["params"] if p["packer"]}.values():
+                _add_packer(builder, packed, layers)
         with builder.function("_metadata", params=[]):
-            builder.emit_func_output(tvm.ir.StringImm(json.dumps(metadata)))
+            builder.emit_func_output(tvm.ir.StringImm(json.dumps(told)))
         # For GPUs, TVM moves what expressions share out of kernels, also where only the kernel knows its variables.
         with tvm.transform.PassContext(config={"tirx.disable_cse_tir": target.device != "cpu"}):
             executable = relax.build(builder.finalize(), target=device, relax_pipeline=pipeline(device))
@@ -69,51 +67,10 @@ def build(
         executable.export_library(str(out), fcompile=write, workspace_dir=scratch)
 
 
-def layers_of(scheme: Scheme, target: Target) -> Any:
+def layers_of(scheme: Scheme, target: Target) -> CpuLayers | GpuLayers:
     if target.device == "cpu":
         return CpuLayers(scheme, LEVELS[target.level].lanes)
     return GpuLayers(scheme, devices.LIMITS[target.device])
-
-
-def describe(
-    facts: Architecture,
-    scheme: Scheme,
-    spec: FimSpec,
-    target: Target,
-    parameters: list[tuple[str, Any]],
-    cache: dict[str, Any],
-) -> dict[str, Any]:
-    """What a loader must know, as JSON."""
-    stored = FAMILIES[facts.family].weight_shapes(facts)
-    context = context_size(facts, cache["kind"] == "paged")
-    return {
-        "metadata_version": METADATA_VERSION,
-        "model_type": facts.family,
-        "parameters": facts.parameters,
-        "quantization": scheme.name,
-        "target": target.name,
-        "tvm": tvm_package.find().release,
-        "fim": spec.to_json(),
-        "vocab_size": facts.vocab_size,
-        "context_window_size": context,
-        "prefill_chunk_size": min(PREFILL_CHUNK, context),
-        "cache": cache,
-        "params": [_describe_parameter(name, parameter, scheme, stored) for name, parameter in parameters],
-    }
-
-
-def _describe_parameter(
-    name: str, parameter: Any, scheme: Scheme, stored: dict[str, tuple[int, ...]]
-) -> dict[str, Any]:
-    """A parameter's name, shape and dtype in MLC's files, and the function that packs it to `packed_shape`, if any."""
-    packed = [int(size) for size in parameter.shape]
-    stem, _, ending = name.rpartition(".")
-    shape = packed
-    if ending in ("q_weight", "q_scale"):
-        words, scales = scheme.stored_shapes(stored[f"{stem}.weight"])
-        shape = list(words if ending == "q_weight" else scales)
-    packer = None if shape == packed else f"pack_{ending}_{'_'.join(map(str, shape))}"
-    return {"name": name, "shape": shape, "dtype": str(parameter.dtype), "packer": packer, "packed_shape": packed}
 
 
 def _with_bounds(module: Any, most_tokens: int) -> Any:

@@ -28,6 +28,7 @@ from toolchain.contracts.targets import Target, this_system
 
 SOURCES = (
     "compile/library.py",
+    "compile/metadata.py",
     "compile/devices.py",
     "compile/cuda.py",
     "compile/linker.py",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -39,7 +38,7 @@ def link(output: Path, objects: Sequence[Path], target: Target) -> None:
     if target.system == "macos":
         options.append("-Wl,-undefined,dynamic_lookup")
     line = [*command(target), *options, *map(str, objects)]
-    result = subprocess.run(line, capture_output=True, text=True, env=os.environ, check=False)
+    result = subprocess.run(line, capture_output=True, text=True, check=False)
     if result.returncode:
         words = " ".join((result.stderr or result.stdout).split())[-500:]
         raise StageError(f"linking {output.name} failed: {words}", f"Check that this works: {' '.join(line[:4])}")

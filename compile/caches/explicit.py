@@ -12,6 +12,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
 from compile.kernels.cpu import attention, rope, rows
+from compile.layers import CausalModel
 from compile.layers.cpu import CpuLayers, float_rows
 from toolchain.contracts.architectures.facts import Architecture
 
@@ -56,7 +57,7 @@ def describe(layers: CpuLayers, facts: Architecture) -> dict[str, Any]:
     return {"kind": "explicit", "block": layers.lanes, "dtype": layers.scheme.dtype, "keys": keys, "values": values}
 
 
-def functions(model: Any, layers: CpuLayers, facts: Architecture) -> nn.spec.ModuleSpec:
+def functions(model: CausalModel, layers: CpuLayers, facts: Architecture) -> nn.spec.ModuleSpec:
     """`prefill`, `decode` and `score` of one sequence: ids `[M]`, the position of the first, and the cache.
 
     `prefill` gives the logits `[1, V]` after the last of M tokens, `decode` those after its one, `score` those after

@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
-from compile.schemes import Scheme
 from toolchain.contracts.architectures.facts import Architecture
 
 Finish = Literal["", "bias", "bias_gelu", "bias_residual", "residual"]
@@ -46,9 +45,6 @@ class Layers(Protocol):
     """What a device offers. `finish` is what follows a product: a bias, then GELU in its tanh form or a residual."""
 
     @property
-    def scheme(self) -> Scheme: ...
-
-    @property
     def dtype(self) -> str:
         """That of activations."""
         ...
@@ -61,7 +57,7 @@ class Layers(Protocol):
         """A linear module that gives logits, in float32 whatever the activations' dtype."""
         ...
 
-    def table(self, entries: int, features: int) -> Any: ...
+    def table(self, entries: int, features: int) -> Table: ...
 
     def layer_norm(self, features: int, epsilon: float) -> Any: ...
 
