@@ -1,21 +1,38 @@
-"""Tiny random checkpoints, and their compiled libraries."""
+"""Tiny random checkpoints, their compiled libraries, and a listener that remembers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.compile.families import random_model, write_tokenizer
 from toolchain.contracts import architectures
 from toolchain.contracts.fim import STARCODER
+from toolchain.contracts.manifest import Parent
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.targets import parse_target
 
 CheckpointOf = Callable[[str], Path]
-RunnerOf = Callable[..., object]
+RunnerOf = Callable[..., Any]
+PARENT = Parent(kind="checkpoint", digest="0" * 64)
+
+
+class Told(Silent):
+    """What a stage told, by title and by line."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.titles: list[str] = []
+
+    def start(self, title: str, total: int | None = None, unit: str = "") -> None:
+        self.titles.append(title)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +63,9 @@ def runner_of(checkpoint_of: CheckpointOf, tmp_path_factory: pytest.TempPathFact
     from compile.schemes import parse_scheme
     from serve.engine.loading import load
 
-    made: dict[tuple[str, str, bool], object] = {}
+    made: dict[tuple[str, str, bool], Any] = {}
 
-    def make(variant: str, name: str, pages: bool = False) -> object:
+    def make(variant: str, name: str, pages: bool = False) -> Any:
         if (variant, name, pages) not in made:
             folder, source = tmp_path_factory.mktemp(name), checkpoint_of(variant)
             facts, scheme = architectures.read(source), parse_scheme(name)
@@ -64,3 +81,14 @@ def runner_of(checkpoint_of: CheckpointOf, tmp_path_factory: pytest.TempPathFact
         return made[variant, name, pages]
 
     return make
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards and blocks so small that a tiny checkpoint has many, for one test."""
+    from compile import tensor_cache, weights
+    from tests.compile.conversion import in_small_pieces
+
+    for module, name in ((tensor_cache, "SHARD_BYTES"), (weights, "BLOCK_WEIGHTS")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    in_small_pieces()

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from toolchain.contracts import architectures
+
+FAMILIES = list(architectures.FAMILIES)
 # 500 is no multiple of the vector lanes, so the kernels' last block is partly empty.
 VOCABULARY, CONTEXT = 500, 160
 NEWER = {
@@ -26,6 +29,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+# Each family under its own name, and the odd ones behind it.
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt_bigcode": {
         "model_type": "gpt_bigcode",

@@ -16,19 +16,17 @@ from compile.bundle import plan_compile
 from compile.settings import CompileSettings
 from serve.bundle import load_runner, open_bundle
 from serve.engine.runner import Runner
-from tests.compile.conftest import CheckpointOf
+from tests.compile.conftest import PARENT, CheckpointOf
 from tests.compile.families import CONTEXT, VARIANTS, VOCABULARY
 from toolchain.contracts import manifest, processors, targets
 from toolchain.contracts.cache_folder import VARIABLE
 from toolchain.contracts.errors import ArtifactError
-from toolchain.contracts.manifest import Parent
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 
 pytestmark = [pytest.mark.slow, pytest.mark.compile]
 PYTHON, PATH = "FIMBLE_ARM64_PYTHON", "FIMBLE_ARM64_PATH"
 ROOT = Path(__file__).parents[2]
-PARENT = Parent(kind="checkpoint", digest="0" * 64)
 TARGET = "arm64-linux"
 # From one token to many, from an empty cache and from a filled one, and then one by one: (position, number of tokens).
 CALLS = [(0, 1), (0, 7), (7, 2), (9, 1), (10, 100), *((at, 1) for at in range(110, 120))]

@@ -15,6 +15,7 @@ from serve.bundle import open_bundle
 from serve.completer import Completer
 from serve.engine.loading import load
 from serve.requests import CompletionRequest
+from tests.compile.conftest import PARENT
 from toolchain.contracts import manifest
 from toolchain.contracts.cache_folder import VARIABLE
 from toolchain.contracts.errors import (
@@ -24,12 +25,10 @@ from toolchain.contracts.errors import (
     UnknownTarget,
     UnsupportedArchitecture,
 )
-from toolchain.contracts.manifest import Parent
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 
 pytestmark = pytest.mark.compile
-PARENT = Parent(kind="checkpoint", digest="0" * 64)
 
 
 @pytest.fixture(scope="module")

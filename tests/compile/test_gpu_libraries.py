@@ -14,17 +14,16 @@ from compile.bundle import plan_compile
 from compile.schemes import parse_scheme
 from compile.settings import CompileSettings
 from serve.bundle import load_runner, open_bundle
-from tests.compile.test_proof import Told
+from tests.compile.conftest import PARENT, CheckpointOf, Told
+from tests.compile.families import FAMILIES
 from toolchain.contracts import architectures, manifest
 from toolchain.contracts.errors import ArtifactError, UnknownTarget
 from toolchain.contracts.fim import STARCODER
-from toolchain.contracts.manifest import Parent
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 from toolchain.contracts.targets import Target, parse_target, this_system
 
 pytestmark = pytest.mark.compile
-PARENT = Parent(kind="checkpoint", digest="0" * 64)
 CUDA_MACHINE = 190  # EM_CUDA
 needs_linux = pytest.mark.skipif(this_system() != "linux", reason="needs Linux")
 needs_zig = pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="needs the package ziglang")
@@ -87,9 +86,9 @@ def test_without_nvcc_cuda_holds_its_source(checkpoint: Path, tmp_path: Path, mo
 
 
 @needs_zig
-@pytest.mark.parametrize("variant", ["gpt_bigcode", "llama", "qwen2", "starcoder2"])
-def test_metal_is_a_library_for_apples_processors(variant: str, checkpoint_of: object, tmp_path: Path) -> None:
-    content = build(checkpoint_of(variant), parse_target("metal"), tmp_path)  # type: ignore[operator]
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_metal_is_a_library_for_apples_processors(variant: str, checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    content = build(checkpoint_of(variant), parse_target("metal"), tmp_path)
     magic, processor, _, kind = struct.unpack_from("<4I", content)
     assert (magic, processor, kind) == (0xFEEDFACF, 0x0100000C, 6)  # Mach-O with 64 bits, arm64, a dynamic library
     assert content.count(b"kernel void") > 20
@@ -115,7 +114,7 @@ def test_a_bundle_for_gpus_serves_from_the_processor_where_there_is_none(checkpo
     assert names == [parse_target("cuda").name, parse_target("cpu").name]
     told = Told()
     runner = load_runner(open_bundle(tmp_path / "bundle"), told)
-    if runner.library.metadata["target"].startswith("cuda"):  # type: ignore[attr-defined]
+    if runner.library.metadata["target"].startswith("cuda"):
         pytest.skip("this machine has a GPU")
     assert "cuda" in told.lines[0]
     assert runner.forward([1, 2, 3], 0).shape == (500,)

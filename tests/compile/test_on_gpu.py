@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,8 @@ import pytest
 from compile import library, weights
 from compile.schemes import parse_scheme
 from serve.engine.loading import load
+from tests.compile.conftest import CheckpointOf
+from tests.compile.families import FAMILIES
 from toolchain.contracts import architectures
 from toolchain.contracts.errors import FimbleError
 from toolchain.contracts.fim import STARCODER
@@ -21,7 +22,6 @@ from toolchain.contracts.progress import Silent
 from toolchain.contracts.targets import parse_target
 
 pytestmark = [pytest.mark.compile, pytest.mark.gpu]
-VARIANTS = ["gpt_bigcode", "llama", "qwen2", "starcoder2"]
 IDS = [int(n) for n in np.random.default_rng(0).integers(0, 500, 50)]
 # Activations and keys are float16: 2^-11 of each, over 2 layers, and products in another order.
 TOLERANCE = 2e-2
@@ -46,7 +46,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def pair(device: str, checkpoint_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def pair(device: str, checkpoint_of: CheckpointOf, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The runners of a variant on the GPU and on the processor, with the same weights."""
 
     @cache
@@ -64,7 +64,7 @@ def pair(device: str, checkpoint_of: Callable[[str], Path], tmp_path_factory: py
     return make
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FAMILIES)
 @pytest.mark.parametrize("scheme", ["q4f16_1", "q8f16_1", "q0f16", "q0f32"])
 def test_logits_equal_the_processors(variant: str, scheme: str, pair: Any) -> None:
     ours, wanted = (runner.score(IDS, 0) for runner in pair(variant, scheme))
@@ -72,7 +72,7 @@ def test_logits_equal_the_processors(variant: str, scheme: str, pair: Any) -> No
     assert (ours.argmax(-1) == wanted.argmax(-1)).mean() > 0.95
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FAMILIES)
 def test_decoding_and_rolling_back_equal_a_fresh_run(variant: str, pair: Any) -> None:
     runner, _ = pair(variant, "q4f16_1")
     whole = runner.score(IDS, 0)
@@ -83,7 +83,7 @@ def test_decoding_and_rolling_back_equal_a_fresh_run(variant: str, pair: Any) ->
     assert np.abs(runner.score(IDS[10:40], 10) - whole[10:40]).max() / np.abs(whole).max() < TOLERANCE
 
 
-def test_a_device_that_is_not_there_is_named(checkpoint_of: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_device_that_is_not_there_is_named(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
     if not reason_against("cuda") or library.cuda.missing():
         pytest.skip("needs nvcc and no CUDA device")
     facts, scheme = architectures.read(checkpoint_of("gpt_bigcode")), parse_scheme("q0f16")

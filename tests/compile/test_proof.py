@@ -16,30 +16,17 @@ from compile.bundle import plan_compile
 from compile.schemes import parse_scheme
 from compile.settings import CompileSettings
 from serve.bundle import load_runner, open_bundle
+from tests.compile.conftest import PARENT, CheckpointOf, Told
 from tests.compile.families import VARIANTS
 from toolchain.contracts import architectures, manifest
 from toolchain.contracts.cache_folder import VARIABLE
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.fim import STARCODER
-from toolchain.contracts.manifest import Parent
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 from toolchain.contracts.targets import parse_target
 
 pytestmark = pytest.mark.compile
-PARENT = Parent(kind="checkpoint", digest="0" * 64)
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.titles: list[str] = []
-
-    def start(self, title: str, total: int | None = None, unit: str = "") -> None:
-        self.titles.append(title)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +53,8 @@ def seal_again(folder: Path) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("scheme", ["q4f16_1", "q0f32"])
-def test_every_family_proves_itself(variant: str, scheme: str, checkpoint_of: object, tmp_path: Path) -> None:
-    plan = plan_compile(checkpoint_of(variant), PARENT, CompileSettings(quantization=scheme))  # type: ignore[operator]
+def test_every_family_proves_itself(variant: str, scheme: str, checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    plan = plan_compile(checkpoint_of(variant), PARENT, CompileSettings(quantization=scheme))
     execute(plan, tmp_path / "bundle", Silent())
     opened = open_bundle(tmp_path / "bundle")
     assert load_runner(opened, Silent()).vocab_size == 500
@@ -131,7 +118,7 @@ def test_a_library_that_computes_something_else_gives_way_to_the_next(bundle: Pa
     seal_again(bundle)
     told = Told()
     runner = load_runner(open_bundle(bundle), told)
-    assert runner.library.metadata["target"] == others[0][0].name  # type: ignore[attr-defined]
+    assert runner.library.metadata["target"] == others[0][0].name
     assert best.name in told.lines[0]
     assert "something else than its model" in told.lines[0]
 
