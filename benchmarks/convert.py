@@ -6,6 +6,7 @@ filled with random weights, or with `--sparse` it is files of holes, which read 
 alternate; before each the files leave the page cache, and each ends with its output on the disk (fsync).
 
     python -P -m benchmarks.convert [--gigabytes 2] [--starcoder] [--sparse] [--scheme q4f16_1] [--rounds 3]
+                                    [--folder DIR]
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -25,19 +25,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.decode import processor_name
+from benchmarks.machine import machine, processor_name
+from benchmarks.random_checkpoint import sized, starcoder, write_checkpoint
 from compile import weights
-from compile.architectures import FAMILIES
 from compile.schemes import GROUP, Scheme, parse_scheme
-from toolchain.contracts import architectures
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.progress import Silent
 
-ONE_BILLION = {"n_embd": 2048, "n_layer": 24, "n_head": 16, "n_inner": 8192}
-STARCODER = {"n_embd": 6144, "n_layer": 40, "n_head": 48, "n_inner": 24576}
-COMMON = {"model_type": "gpt_bigcode", "vocab_size": 49152, "n_positions": 8192, "multi_query": True}
-SHARD_BYTES = 5_000_000_000
-PIECE_BYTES = 64 << 20
 STREAM_BYTES = 4 << 20
 
 
@@ -66,7 +60,7 @@ def main() -> None:
         }
         figures = measure(turns, source, folder, chosen.rounds)
     report = {
-        "machine": {"processor": processor_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine(),
         "settings": {
             "model": f"gpt_bigcode {facts.hidden_size} wide, inner {facts.inner_size}, {facts.layers} layers, bfloat16",
             "scheme": scheme.name,
@@ -118,59 +112,6 @@ def measure(
         }
         for turn, times in seconds.items()
     }
-
-
-def starcoder() -> Architecture:
-    return architectures.from_config({**COMMON, **STARCODER})
-
-
-def sized(wanted: float) -> Architecture:
-    """starcoderbase-1b with as many layers as come closest to `wanted` bytes in bfloat16."""
-    one, two = (architectures.from_config({**COMMON, **ONE_BILLION, "n_layer": n}).parameters * 2 for n in (1, 2))
-    layers = max(1, 1 + round((wanted - one) / (two - one)))
-    return architectures.from_config({**COMMON, **ONE_BILLION, "n_layer": layers})
-
-
-def write_checkpoint(folder: Path, facts: Architecture, sparse: bool) -> None:
-    """The model's tensors in safetensors shards with their index."""
-    shapes = dict(FAMILIES[facts.family].weight_shapes(facts))
-    del shapes["lm_head.weight"]  # tied
-    folder.mkdir()
-    shards: list[dict[str, int]] = [{}]
-    for name, shape in shapes.items():
-        size = 2 * int(np.prod(shape))
-        if sum(shards[-1].values()) + size > SHARD_BYTES:
-            shards.append({})
-        shards[-1][name] = size
-    where: dict[str, str] = {}
-    for number, sizes in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        where |= dict.fromkeys(sizes, file)
-        header, offset = {}, 0
-        for name, size in sizes.items():
-            header[name] = {"dtype": "BF16", "shape": shapes[name], "data_offsets": [offset, offset + size]}
-            offset += size
-        text = json.dumps(header).encode()
-        with (folder / file).open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            if sparse:
-                stream.truncate(stream.tell() + offset)
-            else:
-                for piece in random_weights(offset, number):
-                    stream.write(piece)
-            stream.flush()
-            os.fsync(stream.fileno())
-    index = {"metadata": {"total_size": sum(map(sum, (s.values() for s in shards)))}, "weight_map": where}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-
-
-def random_weights(nbytes: int, seed: int) -> Iterator[memoryview]:
-    """bfloat16 numbers of 2^-10 to 2^-2 and either sign, as bytes."""
-    draw = np.random.default_rng(seed)
-    for begin in range(0, nbytes, PIECE_BYTES):
-        bits = draw.integers(0, 1 << 16, min(PIECE_BYTES, nbytes - begin) // 2, np.uint16)
-        exponents = ((bits >> 7) & 7) + np.uint16(117)
-        yield ((bits & 0x807F) | (exponents << 7)).data.cast("B")
 
 
 def bits_per_weight(scheme: Scheme) -> float:

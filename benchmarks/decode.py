@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.machine import machine, processor_name
+from benchmarks.random_checkpoint import ONE_BILLION
 
 TOKENS = 8
 
@@ -32,7 +34,7 @@ def main() -> None:
         engines = open_engines(Path(folder), chosen.layers)
         measured = measure(engines, chosen.context, chosen.rounds)
     report = {
-        "machine": {"processor": processor_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine(),
         "settings": {"model": "gpt_bigcode 2048 wide, inner 8192, 16 heads, vocabulary 49152", **vars(chosen)},
         "baseline": "transformers, sdpa attention, KV cache",
         "tokens_per_second": measured,
@@ -58,9 +60,8 @@ def open_engines(folder: Path, layers: int) -> dict[str, Any]:
     from toolchain.contracts.targets import parse_target
 
     torch.manual_seed(0)
-    config = GPTBigCodeConfig(
-        vocab_size=49152, n_positions=8192, n_embd=2048, n_layer=layers, n_head=16, n_inner=8192, dtype="bfloat16"
-    )
+    shape = {key: value for key, value in ONE_BILLION.items() if key != "model_type"}
+    config = GPTBigCodeConfig(**shape | {"n_layer": layers}, dtype="bfloat16")
     model = GPTBigCodeForCausalLM(config).to(torch.bfloat16).eval()
     model.save_pretrained(folder / "checkpoint")
     facts, scheme = architectures.read(folder / "checkpoint"), parse_scheme("q4f16_1")
@@ -117,14 +118,6 @@ def measure(
         }
         for name, taken in seconds.items()
     }
-
-
-def processor_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ The model has the geometry of starcoderbase-1b or, with `--starcoder`, of StarCo
 weights. The limit is what a kernel that only copies moves each second, measured in the same run, divided by the bytes
 of weights that a token reads. With `--target cpu` there is no limit to print, and it shows that the script works.
 
-    python -P -m benchmarks.gpu --target cuda [--starcoder] [--layers N] [--context 512] [--tokens 64] [--rounds 5]
+    python -P -m benchmarks.gpu --target cuda [--arch sm_80,sm_90] [--starcoder] [--layers N] [--scheme q4f16_1]
+                                [--context 512] [--tokens 64] [--rounds 5]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -22,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.convert import COMMON, ONE_BILLION, STARCODER, write_checkpoint
-from benchmarks.decode import processor_name
+from benchmarks.machine import machine
+from benchmarks.random_checkpoint import ONE_BILLION, STARCODER, write_checkpoint
 from compile import devices, library, weights
 from compile.schemes import parse_scheme
 from serve.engine.loading import load
@@ -46,7 +45,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
-    shape = COMMON | (STARCODER if chosen.starcoder else ONE_BILLION)
+    shape = STARCODER if chosen.starcoder else ONE_BILLION
     facts = architectures.from_config(shape | ({"n_layer": chosen.layers} if chosen.layers else {}))
     target = parse_target(chosen.target)
     if target.device == "cuda":
@@ -56,7 +55,7 @@ def main() -> None:
         figures = measure(runner, chosen.context, chosen.tokens, chosen.rounds)
     limit = copied_bytes_per_second(target) if target.device != "cpu" else None
     report = {
-        "machine": {"processor": processor_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine(),
         "settings": {"model": f"gpt_bigcode, {facts.parameters / 1e9:.1f}B weights", **vars(chosen)},
         "baseline": "memory bandwidth of a copying kernel over the bytes of weights that a token reads",
         "tokens_per_second": figures,
