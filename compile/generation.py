@@ -1,7 +1,8 @@
 """How a copilot generates: the values of `mlc-chat-config.json` that its user may change.
 
 The defaults are those that the reference recipe patched into MLC's file of 2023. `mean_gen_len` and `max_gen_len` are
-extra fields, which MLC ignores.
+fields of that time, which today's MLC ignores. Our server reads `max_gen_len`, `temperature`, `top_p` and
+`repetition_penalty` (`serve/bundle.py`); the presence and frequency penalties are for MLC alone.
 """
 
 from __future__ import annotations
