@@ -239,6 +239,24 @@ def report_command(
     _print(as_json, facts, [f"{out}: {', '.join(run.name for run in runs)}"])
 
 
+@app.command("push")
+def push_command(
+    folder: Annotated[Path, typer.Argument(help="An artifact; of a workspace, its bundle.")],
+    repository: Annotated[str, typer.Argument(help="Where on the hub: owner/name.")],
+    public: Annotated[bool, typer.Option("--public", help="A new repository is for everybody to see.")] = False,
+    message: Annotated[str, typer.Option("--message", help="The commit's message.")] = "Upload with fimble",
+    as_json: Json = False,
+) -> None:
+    """Publish an artifact on a Hugging Face hub, privately unless told otherwise, with a card of its origin."""
+    from toolchain.console import console
+    from toolchain.publishing import push
+    from toolchain.workspace import named_artifact
+
+    with console() as progress:
+        url = push(named_artifact(folder), repository, public, message, progress)
+    _print(as_json, {"url": url}, [url])
+
+
 @app.command("prune")
 def prune_command(
     workspace: Annotated[Path, typer.Argument(help="The workspace of up.")] = Path(".fimble"),
