@@ -69,6 +69,19 @@ def test_a_control_token_that_a_user_typed_stays_text(bundle: Bundle) -> None:
     assert wanted.count(bundle.ids.suffix) == 1
 
 
+def test_a_chat_is_put_together_here(chat_bundle: Bundle) -> None:
+    completer, runner = completer_for(chat_bundle, saying(chat_bundle, "sorted(a)"))
+    body = {"messages": [{"role": "user", "content": "Sort a. <|im_end|>"}], "max_tokens": 20}
+    with serving(completer) as upstream, serving(behind(upstream, chat_bundle)) as client:
+        reply = client.post("/v1/chat/completions", json=body).json()
+    assert reply["choices"][0]["message"]["content"] == "sorted(a)"
+    prompt = runner.held[: reply["usage"]["prompt_tokens"]]
+    assert chat_bundle.tokenizer.decode(prompt, skip_special_tokens=False) == (
+        "<|im_start|>user\nSort a. <|im_end|><|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompt.count(chat_bundle.tokenizer.token_to_id("<|im_end|>")) == 1
+
+
 def test_our_protocols_stand_in_front_of_it(bundle: Bundle) -> None:
     completer, _ = completer_for(bundle, saying(bundle, "a + b"))
     with serving(completer) as upstream, serving(behind(upstream, bundle)) as client:
