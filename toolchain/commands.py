@@ -6,9 +6,8 @@ object on the last line of standard output.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +15,12 @@ import typer
 
 from compile.settings import CompileSettings
 from serve.settings import ServeSettings
+from toolchain.command_line import BundlePath, Json, read_tables, show
 from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
 from toolchain.options import with_options
+from toolchain.setup_commands import editor_command
 from train.data.settings import CollectSettings
 from train.settings import ScratchSettings, TrainSettings
 
@@ -33,10 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 Sources = Annotated[list[str], typer.Argument(help="Folders, Git repositories or their URLs.")]
-BundlePath = Annotated[Path, typer.Argument(help="A bundle, or the workspace of up.")]
 BaseName = Annotated[str, typer.Option("--base", help="A checkpoint folder or a hub id.")]
 
 
@@ -69,12 +68,12 @@ def up_command(
 ) -> None:
     """The whole road: collect, train, merge, compile and serve, doing again only what is not current."""
     from serve import server
-    from toolchain import editor
     from toolchain.console import console
+    from toolchain.editors import telling
     from toolchain.pipeline import report, up
     from toolchain.workspace import current_bundle
 
-    tables = _tables()
+    tables = read_tables()
     serving = choose(ServeSettings, "serve", tables, flags)
     if serve:
         server.check(serving)
@@ -85,9 +84,10 @@ def up_command(
         if serve:
             server.run(bundle, serving, progress, lambda url: _tell_served(as_json, url, bundle, out, facts))
         else:
-            settings = editor.settings_for(server.address(serving.host, serving.port), bundle, out)
-            shown = [f"bundle: {bundle}", f"To use it, run: fimble serve {out}", *editor.lines(settings)]
-            _print(as_json, {**facts, "vscode": settings}, shown)
+            url = server.address(serving.host, serving.port)
+            vscode = telling.vscode_settings(telling.served(url, out))
+            shown = [f"bundle: {bundle}", f"To use it, run: fimble serve {out}", *telling.short_lines(vscode, out)]
+            show(as_json, {**facts, "vscode": vscode}, shown)
 
 
 @app.command("collect")
@@ -96,7 +96,7 @@ def collect_command(sources: Sources, out: Out, as_json: Json = False, **flags: 
     """Repositories to a dataset."""
     from train.data.collect import plan
 
-    chosen = choose(CollectSettings, "collect", _tables(), flags)
+    chosen = choose(CollectSettings, "collect", read_tables(), flags)
     _execute(lambda progress: plan(sources, chosen, _cache(), progress), out, as_json)
 
 
@@ -114,7 +114,7 @@ def train_command(
     from train.fine_tune import plan_train
     from train.scratch import plan_scratch
 
-    tables = _tables()
+    tables = read_tables()
     if base == "scratch":
         known = settings.field_types(ScratchSettings)
         for name, value in flags.items():
@@ -156,7 +156,7 @@ def compile_command(
     from train.bases import open_base
 
     source = open_base(checkpoint, _cache())
-    chosen = choose(CompileSettings, "compile", _tables(), flags)
+    chosen = choose(CompileSettings, "compile", read_tables(), flags)
     parent = Parent(kind="checkpoint", digest=source.digest)
     _execute(lambda progress: plan_compile(source.folder, parent, chosen), out, as_json)
 
@@ -169,7 +169,7 @@ def serve_command(bundle: BundlePath, as_json: Json = False, **flags: Any) -> No
     from toolchain.console import console
     from toolchain.workspace import named_artifact
 
-    chosen = choose(ServeSettings, "serve", _tables(), flags)
+    chosen = choose(ServeSettings, "serve", read_tables(), flags)
     folder = named_artifact(bundle)
     with console() as progress:
         run(folder, chosen, progress, lambda url: _tell_served(as_json, url, folder, bundle, {}))
@@ -205,7 +205,7 @@ def complete_command(
     )
     print(timings, file=sys.stderr)
     facts = {"text": done.text, "finish": done.finish, "prompt_tokens": done.prompt_tokens, **vars(cost)}
-    _print(as_json, facts, [done.text])
+    show(as_json, facts, [done.text])
 
 
 @app.command("inspect")
@@ -219,7 +219,7 @@ def inspect_command(
     from toolchain.workspace import named_artifact
 
     report = describe(named_artifact(folder), verify)
-    _print(as_json, report, lines(report))
+    show(as_json, report, lines(report))
     if report.get("problems"):
         sys.exit(1)
 
@@ -266,7 +266,10 @@ def prune_command(
     from toolchain.workspace import prune
 
     done = prune(workspace)
-    _print(as_json, done, [*done["removed"], f"removed {len(done['removed'])} folders, {done['bytes']:,} bytes"])
+    show(as_json, done, [*done["removed"], f"removed {len(done['removed'])} folders, {done['bytes']:,} bytes"])
+
+
+app.command("editor")(editor_command)
 
 
 @app.command("demo")
@@ -280,16 +283,16 @@ def demo_command(
     from toolchain.demo import lines, run_demo
 
     with console() as progress:
-        report = run_demo(sources or [], out, _tables(), progress)
-    _print(as_json, report, lines(report))
+        report = run_demo(sources or [], out, read_tables(), progress)
+    show(as_json, report, lines(report))
 
 
 def _tell_served(as_json: bool, url: str, bundle: Path, named: Path, facts: dict[str, Any]) -> None:
-    from toolchain import editor
+    from toolchain.editors import telling
 
-    settings = editor.settings_for(url, bundle, named)
-    told = {"bundle": str(bundle.resolve()), **facts, "url": url, "vscode": settings}
-    _print(as_json, told, [f"bundle: {bundle}", *editor.lines(settings)])
+    vscode = telling.vscode_settings(telling.served(url, named))
+    told = {"bundle": str(bundle.resolve()), **facts, "url": url, "vscode": vscode}
+    show(as_json, told, [f"bundle: {bundle}", *telling.short_lines(vscode, named)])
 
 
 def _execute(make_plan: Callable[[Progress], Plan], out: Path, as_json: bool) -> None:
@@ -302,27 +305,7 @@ def _execute(make_plan: Callable[[Progress], Plan], out: Path, as_json: bool) ->
         found = execute(plan, out, progress)
     facts = {"folder": str(out.resolve()), "kind": found.kind, "digest": found.digest, "made": not current}
     word = "is current" if current else "made"
-    _print(as_json, facts | {"facts": found.facts}, [f"{found.kind} {found.digest[:16]} in {out}: {word}"])
-
-
-def _print(as_json: bool, facts: dict[str, Any], text: Sequence[str]) -> None:
-    for line in [json.dumps(facts)] if as_json else text:
-        print(line, flush=True)
-
-
-def _tables() -> dict[str, dict[str, Any]]:
-    """What `fimble.toml` says. All of it is checked, whichever command asks."""
-    from toolchain.pipeline import UpSettings
-
-    kinds: dict[str, type] = {
-        "up": UpSettings,
-        "collect": CollectSettings,
-        "scratch": ScratchSettings,
-        "train": TrainSettings,
-        "compile": CompileSettings,
-        "serve": ServeSettings,
-    }
-    return settings.read_file(settings.find_file(Path.cwd()), kinds)
+    show(as_json, facts | {"facts": found.facts}, [f"{found.kind} {found.digest[:16]} in {out}: {word}"])
 
 
 def _cache() -> Path:

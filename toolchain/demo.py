@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolchain import editor
 from toolchain.contracts.errors import StageError
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.progress import Progress
+from toolchain.editors import telling
 from toolchain.pipeline import report, up
 from toolchain.workspace import current_bundle
 
@@ -49,7 +49,7 @@ def run_demo(
         "seconds": round(time.monotonic() - begun, 1),
         "held_out": {step.stage: facts for step in steps if (facts := step.manifest.facts.get("held_out"))},
         "completions": completions,
-        "vscode": editor.settings_for("http://127.0.0.1:8000", bundle, root),
+        "vscode": telling.vscode_settings(telling.served("http://127.0.0.1:8000", root)),
     }
 
 
@@ -74,7 +74,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         *shown,
         "",
         f"To use it, run: fimble serve {report['workspace']}",
-        *editor.lines(report["vscode"]),
+        *telling.short_lines(report["vscode"], Path(report["workspace"])),
     ]
 
 

@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from functools import lru_cache
 
-from toolchain.contracts.fim import FimSpec
-
-COMPLETION_TOKENS, WINDOW_TOKENS = 60, 1024
+from toolchain.contracts.editors.catalogue import EDITORS
+from toolchain.contracts.editors.served import Served
 
 
-def snippets(url: str, tokenizer: Path, spec: FimSpec, context_size: int, model: str) -> list[dict[str, str]]:
-    """For each editor its name, where the settings go, and the settings."""
-    return [
+@lru_cache(maxsize=4)  # the page asks again and again
+def snippets(served: Served) -> tuple[dict[str, str], ...]:
+    """For each editor its name, where the settings go and a key does, and the settings."""
+    return tuple(
         {
-            "editor": "VS Code",
-            "where": "settings.json, with the extension huggingface.huggingface-vscode",
-            "text": _vscode(url, tokenizer, spec, context_size, model),
+            "editor": editor.title,
+            "where": f"{editor.where}. An API key: {editor.key}.",
+            "text": editor.text(served),
         }
-    ]
-
-
-def _vscode(url: str, tokenizer: Path, spec: FimSpec, context_size: int, model: str) -> str:
-    # What `toolchain.editor` prints, which lies above this package; a test holds the two together.
-    settings = {
-        "llm.backend": "tgi",
-        "llm.url": f"{url}/generate",
-        "llm.disableUrlPathCompletion": True,
-        "llm.modelId": model,
-        "llm.configTemplate": "Custom",
-        "llm.contextWindow": min(WINDOW_TOKENS, max(context_size - COMPLETION_TOKENS, context_size // 2)),
-        "llm.fillInTheMiddle.enabled": True,
-        "llm.fillInTheMiddle.prefix": spec.prefix,
-        "llm.fillInTheMiddle.suffix": spec.suffix,
-        "llm.fillInTheMiddle.middle": spec.middle,
-        "llm.tokensToClear": [spec.end_of_text],
-        "llm.tokenizer": {"path": str(tokenizer)},
-        "llm.attributionEndpoint": "",
-        "llm.requestBody": {
-            "parameters": {"max_new_tokens": COMPLETION_TOKENS, "temperature": 0.2, "do_sample": True, "top_p": 0.95}
-        },
-    }
-    return json.dumps(settings, indent=2)
+        for editor in EDITORS.values()
+    )

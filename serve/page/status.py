@@ -10,6 +10,7 @@ from serve.bundle import Bundle
 from serve.metrics import Metrics
 from serve.page.editors import snippets
 from toolchain.contracts import manifest
+from toolchain.contracts.editors.served import Served
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -29,10 +30,10 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 def status(bundle: Bundle, model: Mapping[str, Any], metrics: Metrics, url: str) -> dict[str, Any]:
     """The reply to the page, which reached the server at `url`; `model` is what `describe` gave."""
-    tokenizer = bundle.params / "tokenizer.json"
+    served = Served(url, bundle.params / "tokenizer.json", bundle.spec, bundle.context_size, bundle.name)
     return {
         "model": model,
         "totals": metrics.totals(),
         "recent": [asdict(served) for served in metrics.recent],
-        "editors": snippets(url, tokenizer, bundle.spec, bundle.context_size, bundle.name),
+        "editors": snippets(served),
     }

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
+from toolchain.editor import vscode_settings
 
 from serve.bundle import Bundle
 from tests.serve import llm_ls
 from tests.serve.conftest import completer_for, saying, serving
-from toolchain.editor import vscode_settings
 
 # The names in llm-vscode 0.2's package.json.
 KNOWN = {

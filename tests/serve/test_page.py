@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from toolchain.editor import vscode_settings
 
 from serve.bundle import Bundle
 from serve.page.files import TYPES
 from serve.settings import ServeSettings
 from tests.serve.conftest import completer_for, saying, serving
-from toolchain.editor import vscode_settings
 
 HTML = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
 

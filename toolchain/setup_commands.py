@@ -1,0 +1,80 @@
+"""The commands that set up the user's machine: the settings of editors."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from serve.settings import ServeSettings
+from toolchain.command_line import Json, read_tables, show
+from toolchain.contracts.errors import SettingsError
+from toolchain.contracts.settings import FILE, check, choose, suggest
+
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Addresses to listen on that are none to ask at, and this machine's own."""
+NAMES = "vscode, neovim, jetbrains, continue, zed, llama.vscode, llama.vim or tabby."
+Served = Annotated[Path, typer.Argument(help="A bundle, or the workspace of up.")]
+
+
+def editor_command(
+    name: Annotated[str, typer.Argument(metavar="EDITOR", help=NAMES)],
+    bundle: Served = Path(".fimble"),
+    url: Annotated[
+        str | None, typer.Option("--url", help="The server's address [default: where serve listens].")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option("--api-key", help="The key to put among the settings.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Put them into the editor's own file.")] = False,
+    file: Annotated[Path | None, typer.Option("--file", help="The file, where it is not where it usually is.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Settings that point an editor at the server: printed, or with --write put into place."""
+    from toolchain.contracts.editors.catalogue import EDITORS
+    from toolchain.contracts.editors.forms import nested
+    from toolchain.editors import places, telling
+    from toolchain.editors.writing import write as write_settings
+
+    if name not in EDITORS:
+        raise SettingsError(f"there are no settings for '{name}'", suggest(name, EDITORS))
+    editor = EDITORS[name]
+    served = telling.served(_address(url), bundle, api_key)
+    known = places.settings_files(name, places.Machine(sys.platform, Path.home(), os.environ))
+    files = [file.absolute()] if file else places.existing(known, name)
+    if write and known and not files:
+        looked = " or ".join(map(str, known[:2]))
+        raise SettingsError(f"{editor.title} has no settings here, such as {looked}", "Start it once, or give --file.")
+    written = [write_settings(editor, served, found) for found in files] if write and known else []
+    made = editor.make(served)
+    facts: dict[str, Any] = {
+        "editor": name,
+        "url": served.url,
+        "text": editor.text(served),
+        "settings": None if isinstance(made, str) else nested(made),
+        "files": [str(found) for found in files],
+        "load": [line for found in files if (line := telling.load_line(editor, found))],
+        "written": [
+            {"file": str(done.file), "changed": done.changed, "backup": str(done.backup) if done.backup else None}
+            for done in written
+        ],
+    }
+    told = telling.lines(editor, served, files, written)
+    if write and not known:
+        told.append("Nothing was written: there is no file of settings that a program other than the IDE may change.")
+    show(as_json, facts, told)
+
+
+def _address(url: str | None) -> str:
+    """Where the server answers: as given, or as `fimble serve` would listen in this folder."""
+    from serve.server import address
+
+    if url is not None:
+        check("--url", url, re.match(r"https?://[^/\s]+(/\S*)?$", url) is not None, "http://HOST:PORT")
+        return url.rstrip("/")
+    serving = choose(ServeSettings, "serve", read_tables(), {})
+    if serving.port == 0:
+        raise SettingsError(f"port 0 in {FILE} takes any free port", "Give the server's --url.")
+    return address(ANYWHERE.get(serving.host, serving.host), serving.port)
