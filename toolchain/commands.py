@@ -236,7 +236,7 @@ def report_command(
     runs = read_runs(folders)
     write_page(runs, out)
     facts = {"page": str(out.resolve()), "runs": [run.name for run in runs]}
-    _print(as_json, facts, [f"{out}: {', '.join(run.name for run in runs)}"])
+    show(as_json, facts, [f"{out}: {', '.join(run.name for run in runs)}"])
 
 
 @app.command("push")
@@ -254,7 +254,7 @@ def push_command(
 
     with console() as progress:
         url = push(named_artifact(folder), repository, public, message, progress)
-    _print(as_json, {"url": url}, [url])
+    show(as_json, {"url": url}, [url])
 
 
 @app.command("prune")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,12 +10,13 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from toolchain.editor import vscode_settings
 
 from serve.bundle import Bundle
 from serve.page.files import TYPES
 from serve.settings import ServeSettings
 from tests.serve.conftest import completer_for, saying, serving
+from toolchain.contracts.editors.catalogue import EDITORS
+from toolchain.contracts.editors.served import Served
 
 HTML = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
 
@@ -62,9 +62,11 @@ def test_only_the_pages_own_files_are_given(client: httpx.Client) -> None:
 
 def test_the_settings_are_those_of_the_command_line(client: httpx.Client, bundle: Bundle) -> None:
     url = str(client.base_url).rstrip("/")
-    wanted = vscode_settings(url, bundle.params / "tokenizer.json", bundle.spec, bundle.context_size, bundle.name)
-    (editor,) = client.get("/status").json()["editors"]
-    assert json.loads(editor["text"]) == wanted
+    served = Served(url, bundle.params / "tokenizer.json", bundle.spec, bundle.context_size, bundle.name)
+    shown = client.get("/status").json()["editors"]
+    assert [(one["editor"], one["text"]) for one in shown] == [
+        (editor.title, editor.text(served)) for editor in EDITORS.values()
+    ]
 
 
 def test_the_playground_completes_and_nothing_leaves_the_machine(client: httpx.Client, browser: Any) -> None:

@@ -82,8 +82,11 @@ def merge_yaml(text: str, settings: Settings) -> str:
     except YAMLError as error:
         raise Broken(" ".join(str(error).split()), 1, 1) from None
     wanted = nested(settings)
+    head = ""
     if document is None:
         document = yaml.map()
+        if all(line.startswith("#") or not line for line in map(str.strip, text.splitlines())):
+            head = text if not text or text.endswith("\n") else f"{text}\n"
     if not isinstance(document, dict):
         raise Broken("a mapping is needed", 1, 1)
     changed = False
@@ -97,7 +100,7 @@ def merge_yaml(text: str, settings: Settings) -> str:
         return text
     out = io.StringIO()
     yaml.dump(document, out)
-    return out.getvalue()
+    return head + out.getvalue()
 
 
 def _merge_entries(document: Any, key: str, wanted: list[dict[str, Any]]) -> bool:

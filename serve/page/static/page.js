@@ -75,7 +75,7 @@ let shownEditors = "";
 function showEditors(editors) {
   if (JSON.stringify(editors) === shownEditors) return; // else a selection in them would be lost at every poll
   shownEditors = JSON.stringify(editors);
-  at("editors").replaceChildren(...editors.flatMap(({ editor, where, text }) => {
+  at("editors").replaceChildren(...editors.map(({ editor, where, text }, number) => {
     const block = element("pre", text);
     block.tabIndex = 0;
     block.setAttribute("aria-label", `Settings for ${editor}`);
@@ -88,7 +88,10 @@ function showEditors(editors) {
         getSelection().selectAllChildren(block);
       }
     });
-    return [element("h3", editor), element("p", where, "hint"), block, copy];
+    const details = element("details");
+    details.open = number === 0;
+    details.append(element("summary", editor), element("p", where, "hint"), block, copy);
+    return details;
   }));
 }
 
