@@ -6,7 +6,6 @@ their places in the shards. What an interrupted conversion finished is there for
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -24,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compile import checkpoint, quantization, tensor_cache
+from compile import checkpoint, disk, quantization, tensor_cache
 from compile.architectures import FAMILIES
 from compile.schemes import Scheme
 from compile.tensor_cache import Shard, ShardFolder
 from toolchain.contracts.architectures.facts import Architecture
-from toolchain.contracts.errors import ArtifactError, StageError
+from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.weight_files import Weight
 
@@ -38,8 +37,6 @@ RECIPE = 1
 
 BLOCK_WEIGHTS = 1 << 20
 """Some 10 MB of memory a thread, and a millisecond of work."""
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -88,10 +85,10 @@ def convert(
     """
     tensors = _tensors(source, facts)
     shards = tensor_cache.plan(chain.from_iterable(tensor.stored(scheme) for tensor in tensors))
-    with _explaining_full_disk(out), _folder(out, work, _identity(source, tensors, scheme)) as folder:
+    with disk.explaining_full(out), _folder(out, work, _identity(source, tensors, scheme)) as folder:
         files = ShardFolder(folder, shards)
         try:
-            _require_room(folder, files.missing_bytes)
+            disk.require_room(folder, files.missing_bytes)
             _fill(files, tensors, scheme, progress)
             files.publish(out, _metadata(tensors, shards))
         finally:
@@ -236,31 +233,3 @@ def _folder(out: Path, work: Path | None, identity: str) -> Iterator[Path]:
     folder = work / identity
     folder.mkdir(exist_ok=True)
     yield folder
-
-
-def _require_room(folder: Path, wanted: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
-        raise StageError(
-            f"the disk at {_disk(folder)} has {free / 1e6:,.0f} MB free, the weights need {wanted / 1e6:,.0f} MB",
-            "Free space there, or write to another disk.",
-        )
-
-
-@contextmanager
-def _explaining_full_disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise StageError(
-            f"the disk at {_disk(folder)} is full, or a quota on it is ({error.strerror})",
-            "Free space there and run again, or write to another disk.",
-        ) from None
-
-
-def _disk(folder: Path) -> Path:
-    """Where the file system of `folder` is mounted."""
-    path = folder.resolve()
-    return next(place for place in (path, *path.parents) if place.is_mount())

@@ -37,10 +37,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, facts: Architecture, build: Layers, attention: Any) -> None:
+    def __init__(self, facts: Architecture, build: Layers, attention_class: type[nn.Module]) -> None:
         self.facts, self.build = facts, build
         self.input_layernorm = build.rms_norm(facts.hidden_size, facts.norm_epsilon)
-        self.self_attn = attention
+        self.self_attn = attention_class(facts, build)
         self.post_attention_layernorm = build.rms_norm(facts.hidden_size, facts.norm_epsilon)
         self.mlp = FeedForward(facts, build)
 
@@ -52,17 +52,17 @@ class Block(nn.Module):
 
 
 class Body(nn.Module):
-    def __init__(self, facts: Architecture, build: Layers, attention: type[nn.Module]) -> None:
+    def __init__(self, facts: Architecture, build: Layers, attention_class: type[nn.Module]) -> None:
         self.embed_tokens = build.table(facts.vocab_size, facts.hidden_size)
-        self.layers = nn.ModuleList([Block(facts, build, attention(facts, build)) for _ in range(facts.layers)])
+        self.layers = nn.ModuleList([Block(facts, build, attention_class) for _ in range(facts.layers)])
         self.norm = build.rms_norm(facts.hidden_size, facts.norm_epsilon)
 
 
 class Model(CausalModel):
-    def __init__(self, facts: Architecture, build: Layers, attention: type[nn.Module] = Attention) -> None:
-        """`attention` is another family's, whose matrices bear other names."""
+    def __init__(self, facts: Architecture, build: Layers, attention_class: type[nn.Module] = Attention) -> None:
+        """`attention_class` may be another family's, whose matrices bear other names."""
         self.facts, self.build = facts, build
-        self.model = Body(facts, build, attention)
+        self.model = Body(facts, build, attention_class)
         if not facts.tied_head:
             self.lm_head = build.head(facts.hidden_size, facts.vocab_size)
 

@@ -1,4 +1,5 @@
-"""What the stages agree on: artifacts, FIM, architectures, targets, settings, progress and errors.
+"""What the stages agree on: artifacts, FIM, architectures, targets, weights and libraries on disk, settings, errors.
 
-Everything here imports only the standard library, pydantic, filelock and platformdirs, so any stage can be used alone.
+Everything here imports only the standard library, pydantic, filelock and platformdirs, and `tokenizer.py` the library
+tokenizers once it opens one, so any stage can be used alone.
 """

@@ -49,7 +49,9 @@ def append(heads: int, kv_heads: int, head_size: int, lanes: int, dtype: str) ->
 
 
 def heads_together(group: int) -> int:
-    """How many query heads share one pass over the keys: as many as registers hold, and two passes to share out."""
+    """How many of the `group` query heads of a key head share a pass over its keys: as many as registers hold, but no
+    more than half of them, so that there are two passes for two workers.
+    """
     return next(count for count in (8, 4, 2, 1) if group % count == 0 and (group // count > 1 or count == 1))
 
 
