@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -18,16 +18,16 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from serve import protocols
 from serve.access import Access, client_of
 from serve.bodies import read_body
 from serve.completer import Completer
 from serve.failures import Refused, body_of, refusal, reply_to
 from serve.metrics import CONTENT_TYPE, Metrics
+from serve.models import Models, Served
 from serve.page import files
-from serve.page.status import describe, status
+from serve.page.status import status
+from serve.port import NAME
 from serve.protocols import Body, Exchange, Model, Stream, huggingface, llamacpp, ollama, openai, tabby
-from serve.requests import Completion
 from serve.scheduler import Scheduler, Turn
 from serve.settings import ServeSettings
 from toolchain.contracts.errors import FimbleError
@@ -36,23 +36,23 @@ Handler = Callable[[Request], Awaitable[Response]]
 Answer = Exchange | Mapping[str, Any]
 Asking = Callable[[Mapping[str, Any], Model], Answer | Awaitable[Answer]]
 Telling = Callable[[Model], object]
+Listing = Callable[[Sequence[Model]], object]
 log = logging.getLogger(__name__)
 
 
-@dataclass
 class Server:
-    """One model, and who may ask what of it."""
+    """The models, and who may ask what of them."""
 
-    completer: Completer
-    settings: ServeSettings
+    def __init__(self, completers: Sequence[Completer], settings: ServeSettings) -> None:
+        """Raises SettingsError when two have one name."""
+        self._access = Access(settings)
+        self.metrics = Metrics(lambda: self._count("running"), lambda: self._count("waiting"))
+        self.models = Models(
+            completers, lambda one: Scheduler(one, settings.queue_limit, settings.supersede, self.metrics)
+        )
 
-    def __post_init__(self) -> None:
-        self.metrics = Metrics(lambda: self.scheduler.running, lambda: self.scheduler.waiting)
-        self.scheduler = Scheduler(self.completer, self.settings.queue_limit, self.settings.supersede, self.metrics)
-        bundle = self.completer.bundle
-        self._access = Access(self.settings)
-        self._description = describe(bundle)
-        self.model = protocols.describe(bundle)
+    def _count(self, what: Literal["running", "waiting"]) -> int:
+        return sum(getattr(scheduler, what) for scheduler in self.models.schedulers())
 
     def app(self) -> Starlette:
         keyed, local = self._for_clients, self._for_this_machine
@@ -70,20 +70,23 @@ class Server:
             "/api/chat": ollama.chat,
             "/api/show": ollama.show,
         }
-        telling: dict[str, Telling] = {
+        listing: dict[str, Listing] = {
             "/v1/models": openai.models,
+            "/api/tags": ollama.tags,
+            "/api/ps": ollama.running,
+        }
+        telling: dict[str, Telling] = {
             "/v1/models/{model:path}": openai.model_card,
             "/info": huggingface.info,
             "/props": llamacpp.props,
             "/v1/health": tabby.health,
             "/v1beta/server_setting": tabby.server_setting,
-            "/api/tags": ollama.tags,
-            "/api/ps": ollama.running,
             "/api/version": ollama.version,
         }
         routes = [
             *(Route(path, keyed(self._answering(ask)), methods=["POST"]) for path, ask in asking.items()),
             *(Route(path, keyed(self._answering_with(tell)), methods=["GET"]) for path, tell in telling.items()),
+            *(Route(path, keyed(self._answering_with_all(tell)), methods=["GET"]) for path, tell in listing.items()),
             Route("/v1/health", keyed(self._answering_with(tabby.health)), methods=["POST"]),  # older agents
             Route("/v1/events", keyed(self.event), methods=["POST"]),
             Route("/", local(self.alive), methods=["HEAD"]),
@@ -105,17 +108,19 @@ class Server:
         return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, request: Request) -> Response:
-        url = str(request.base_url).rstrip("/")
-        return JSONResponse(status(self.completer.bundle, self._description, self.metrics, url))
+        url, first = str(request.base_url).rstrip("/"), self.models.first
+        return JSONResponse(status(first.completer.bundle, first.description, self.metrics, url))
 
     async def alive(self, request: Request) -> Response:
         return Response()
 
     async def health(self, request: Request) -> Response:
-        problem = await run_in_threadpool(self.completer.backend.problem)
-        if problem:
-            raise Refused(503, problem, "model", "unhealthy", {"Retry-After": "1"})
-        return JSONResponse({"status": "ok", "model": self.completer.bundle.name})
+        for served in self.models:
+            problem = await run_in_threadpool(served.completer.backend.problem)
+            if problem:
+                raise Refused(503, problem, "model", "unhealthy", {"Retry-After": "1"})
+        names = [served.model.name for served in self.models]
+        return JSONResponse({"status": "ok", "model": names[0], "models": names, "server": NAME, "pid": os.getpid()})
 
     async def event(self, request: Request) -> Response:
         self.metrics.record_event(tabby.event(await read_body(request)))
@@ -125,34 +130,46 @@ class Server:
         """Answer as a dialect's function says."""
 
         async def answer(request: Request) -> Response:
-            asked = ask(await read_body(request), self.model)
+            body = await read_body(request)
+            served = self._chosen(request, body)
+            asked = ask(body, served.model)
             exchange = await asked if inspect.isawaitable(asked) else asked
             if not isinstance(exchange, Exchange):
                 return JSONResponse(exchange)
             # The place in the queue is taken before a stream begins, while a refusal can still be the reply.
-            turn = self.scheduler.enter(client_of(request), exchange.wanted)
-            if exchange.stream is None:
-                return JSONResponse(exchange.whole(await self._completion(request, turn)))
-            return _Streamed(self._events(request, turn, exchange.stream), exchange.stream, self.scheduler, turn)
+            scheduler = served.scheduler
+            turn = scheduler.enter(client_of(request), exchange.wanted)
+            if exchange.stream is not None:
+                return _Streamed(self._events(request, turn, exchange.stream), exchange.stream, scheduler, turn)
+            watch = asyncio.create_task(_end_when_gone(request, turn))
+            try:
+                return JSONResponse(exchange.whole(await turn.completion()))
+            finally:
+                watch.cancel()
+                scheduler.leave(turn)
 
         return answer
 
     def _answering_with(self, tell: Telling) -> Handler:
-        """Answer with what a dialect tells of the model."""
+        """Answer with what a dialect tells of a model."""
 
         async def answer(request: Request) -> Response:
-            return JSONResponse(tell(self.model))
+            return JSONResponse(tell(self._chosen(request, {}).model))
 
         return answer
 
-    async def _completion(self, request: Request, turn: Turn) -> Completion:
-        """The whole completion, unless the client leaves before."""
-        watch = asyncio.create_task(_end_when_gone(request, turn))
-        try:
-            return await turn.completion()
-        finally:
-            watch.cancel()
-            self.scheduler.leave(turn)
+    def _answering_with_all(self, tell: Listing) -> Handler:
+        """Answer with what a dialect tells of all models."""
+
+        async def answer(request: Request) -> Response:
+            return JSONResponse(tell([served.model for served in self.models]))
+
+        return answer
+
+    def _chosen(self, request: Request, body: Body) -> Served:
+        """The model that the path names, or else the body, where older clients of Ollama's call it `name`."""
+        named = (request.path_params.get("model"), body.get("model"), body.get("name"))
+        return self.models.named(next((name for name in named if name is not None), None))
 
     async def _events(self, request: Request, turn: Turn, stream: Stream) -> AsyncGenerator[str, None]:
         """The stream's events; what goes wrong on the way is the last of them, so that the client can read why."""

@@ -51,6 +51,9 @@ class ServeSettings:
     deadline_ms: int = 30_000
     """Milliseconds after which an editor is answered with what there is by then."""
 
+    drain_seconds: int = 10
+    """Seconds that a server which is told to stop gives what it is computing, before that ends with what there is."""
+
     def __post_init__(self) -> None:
         check("--port", self.port, 0 <= self.port <= 65535, "a whole number from 0 to 65535")
         at_least("--concurrency", self.concurrency, 1)
@@ -60,6 +63,7 @@ class ServeSettings:
             raise SettingsError("an upstream has its own engine", "Give --upstream or --engine.")
         at_least("--queue-limit", self.queue_limit, 1)
         at_least("--deadline-ms", self.deadline_ms, 1)
+        at_least("--drain-seconds", self.drain_seconds, 0)
         for name in self.without:
             check("--without", name, name in rules.NAMES, f"names of rules: {', '.join(rules.NAMES)}")
         # Clients differ in how they send other characters, and leading and trailing spaces are lost on the way.

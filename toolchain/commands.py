@@ -6,8 +6,10 @@ object on the last line of standard output.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +38,9 @@ app = typer.Typer(
 )
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 Sources = Annotated[list[str], typer.Argument(help="Folders, Git repositories or their URLs.")]
+Bundles = Annotated[
+    list[str], typer.Argument(metavar="BUNDLE...", help="Bundles, or workspaces of up, each as FOLDER or NAME=FOLDER.")
+]
 BaseName = Annotated[str, typer.Option("--base", help="A checkpoint folder or a hub id.")]
 
 
@@ -67,7 +72,8 @@ def up_command(
     **flags: Any,
 ) -> None:
     """The whole road: collect, train, merge, compile and serve, doing again only what is not current."""
-    from serve import server
+    from serve import port, server
+    from serve.sources import Source
     from toolchain.console import console
     from toolchain.editors import telling
     from toolchain.pipeline import report, up
@@ -82,9 +88,10 @@ def up_command(
         bundle = current_bundle(out)
         facts = {"bundle": str(bundle), "stages": report(steps)}
         if serve:
-            server.run(bundle, serving, progress, lambda url: _tell_served(as_json, url, bundle, out, facts))
+            source = Source(partial(current_bundle, out))
+            server.run([source], serving, progress, lambda url: _tell_served(as_json, url, bundle, out, facts))
         else:
-            url = server.address(serving.host, serving.port)
+            url = port.address(serving.host, serving.port)
             vscode = telling.vscode_settings(telling.served(url, out))
             shown = [f"bundle: {bundle}", f"To use it, run: fimble serve {out}", *telling.short_lines(vscode, out)]
             show(as_json, {**facts, "vscode": vscode}, shown)
@@ -163,16 +170,19 @@ def compile_command(
 
 @app.command("serve")
 @with_options(ServeSettings)
-def serve_command(bundle: BundlePath, as_json: Json = False, **flags: Any) -> None:
+def serve_command(bundles: Bundles, as_json: Json = False, **flags: Any) -> None:
     """Completions over HTTP, in the protocols that editors speak."""
     from serve.server import run
+    from serve.sources import Source
     from toolchain.console import console
     from toolchain.workspace import named_artifact
 
     chosen = choose(ServeSettings, "serve", read_tables(), flags)
-    folder = named_artifact(bundle)
+    named = [_name_and_folder(bundle) for bundle in bundles]
+    sources = [Source(partial(named_artifact, folder), name) for name, folder in named]
+    first, (_, shown) = sources[0].find(), named[0]
     with console() as progress:
-        run(folder, chosen, progress, lambda url: _tell_served(as_json, url, folder, bundle, {}))
+        run(sources, chosen, progress, lambda url: _tell_served(as_json, url, first, shown, {}))
 
 
 @app.command("complete")
@@ -293,6 +303,16 @@ def _tell_served(as_json: bool, url: str, bundle: Path, named: Path, facts: dict
     vscode = telling.vscode_settings(telling.served(url, named))
     told = {"bundle": str(bundle.resolve()), **facts, "url": url, "vscode": vscode}
     show(as_json, told, [f"bundle: {bundle}", *telling.short_lines(vscode, named)])
+
+
+def _name_and_folder(bundle: str) -> tuple[str | None, Path]:
+    """What the user calls a bundle to serve: a folder, which may stand behind a name and an equals sign."""
+    name, given, folder = bundle.partition("=")
+    if not given or Path(bundle).exists():
+        return None, Path(bundle)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise SettingsError(f"'{name}' cannot be a model's name", "Use letters, digits, '.', '_' and '-'.")
+    return name, Path(folder)
 
 
 def _execute(make_plan: Callable[[Progress], Plan], out: Path, as_json: bool) -> None:

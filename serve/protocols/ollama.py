@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -63,15 +63,15 @@ async def chat(body: Body, model: Model) -> Exchange | dict[str, Any]:
     return _exchange(body, model, wanted, _message)
 
 
-def tags(model: Model) -> dict[str, Any]:
-    """The one model."""
-    return {"models": [{**_card(model), "modified_at": model.made}]}
+def tags(served: Sequence[Model]) -> dict[str, Any]:
+    """All that are served."""
+    return {"models": [{**_card(model), "modified_at": model.made} for model in served]}
 
 
-def running(model: Model) -> dict[str, Any]:
+def running(served: Sequence[Model]) -> dict[str, Any]:
     """The same, as what is loaded."""
-    card = {**_card(model), "expires_at": NEVER, "size_vram": 0, "context_length": model.context_size}
-    return {"models": [card]}
+    loaded: dict[str, Any] = {"expires_at": NEVER, "size_vram": 0}
+    return {"models": [{**_card(model), **loaded, "context_length": model.context_size} for model in served]}
 
 
 def version(model: Model) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """OpenAI's dialect: `POST /v1/completions`, with `suffix`, and `POST /v1/chat/completions`, and `GET /v1/models`.
 
-Any name for the model is taken: clients ask for one that they know, and there is one model.
+Any name for the model is taken: clients ask for one that they know, and get the first one.
 """
 
 from __future__ import annotations
@@ -99,13 +99,13 @@ async def chat(body: Body, model: Model) -> Exchange:
     return Exchange(wanted, whole, Stream(EVENTS_TO_DONE, events) if read_flag(body, "stream") else None)
 
 
-def models(model: Model) -> dict[str, Any]:
-    """The one model."""
-    return {"object": "list", "data": [model_card(model)]}
+def models(served: Sequence[Model]) -> dict[str, Any]:
+    """All that are served."""
+    return {"object": "list", "data": [model_card(model) for model in served]}
 
 
 def model_card(model: Model) -> dict[str, Any]:
-    """The one model, by whatever name it was asked for."""
+    """One of them, by whatever name it was asked for."""
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "fimble"}
 
 

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -135,11 +135,13 @@ def saying(bundle: Bundle, text: str) -> Answer:
 
 
 @contextmanager
-def serving(completer: Completer, settings: ServeSettings | None = None) -> Iterator[httpx.Client]:
+def serving(
+    completer: Completer, settings: ServeSettings | None = None, others: Sequence[Completer] = ()
+) -> Iterator[httpx.Client]:
     """A client of a real server on a free port."""
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
-        app = Server(completer, settings or ServeSettings()).app()
+        app = Server([completer, *others], settings or ServeSettings()).app()
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -2,95 +2,77 @@
 
 from __future__ import annotations
 
-import re
+import json
+import os
 import signal
 import socket
-import subprocess
 import sys
-import textwrap
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
 from serve.bundle import Bundle
-from serve.server import address, run
+from serve.port import address
+from serve.server import check, run
 from serve.settings import ServeSettings
+from serve.sources import Source
+from tests.serve.conftest import until
+from tests.serve.process import process
 from toolchain.contracts.errors import ArtifactError, PortBusy, SettingsError
 from toolchain.contracts.progress import Silent
 
-ROOT = Path(__file__).parents[2]
-# The model is scripted and slow; everything else is what `fimble serve` does.
-PROGRAM = textwrap.dedent(
-    """
-    import sys
-    from pathlib import Path
-    from serve import server
-    from serve.backends import native
-    from serve.settings import ServeSettings
-    from tests.serve.scripted import ScriptedRunner, repeats
-    from toolchain.contracts.progress import Silent
-
-    class Told(Silent):
-        def say(self, line):
-            print(line, flush=True)
-
-    def load_runner(bundle, progress):
-        answer = repeats(bundle.tokenizer.encode("x").ids[0])
-        runner = ScriptedRunner(bundle.tokenizer.get_vocab_size(), answer, bundle.context_size)
-        runner.seconds_a_call = 0.02
-        return runner
-
-    native.load_runner = load_runner
-    server.run(Path(sys.argv[1]), ServeSettings(port=0), Told())
-    """
-)
-
-
-@contextmanager
-def process(bundle: Bundle) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-P", "-c", PROGRAM, str(bundle.folder)]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        assert running.stdout is not None
-        try:
-            line = running.stdout.readline()
-            found = re.fullmatch(r"serving tiny at (http://127\.0\.0\.1:\d+)\n", line)
-            assert found, (line, running.stderr)
-            yield running, found[1]
-        finally:
-            running.kill()
+BODY = {"prompt": "=", "max_tokens": 30}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_being_told_to_stop_finishes_what_has_begun_and_is_no_failure(bundle: Bundle, number: signal.Signals) -> None:
-    with process(bundle) as (running, url):
-        replies: list[httpx.Response] = []
-        body = {"inputs": "a", "parameters": {"max_new_tokens": 30}}
-        asking = threading.Thread(target=lambda: replies.append(httpx.post(url, json=body, timeout=20)))
-        asking.start()
-        while httpx.get(f"{url}/health").status_code != 200:
-            pass
-        asking.join(0.2)
-        running.send_signal(number)
-        asking.join()
+    with process(bundle.folder) as (running, url), ThreadPoolExecutor(2) as pool:
+        body = json.dumps(BODY | {"stream": True})
+        with httpx.stream("POST", f"{url}/v1/completions", content=body, timeout=20) as reply:
+            lines = filter(None, reply.iter_lines())
+            first = next(lines)
+            waiting = pool.submit(httpx.post, f"{url}/v1/completions", json=BODY, timeout=20)
+            also = pool.submit(httpx.post, f"{url}/v1/completions", json=BODY | {"stream": True}, timeout=20)
+            until(lambda: "fimble_num_requests_waiting 2.0" in httpx.get(f"{url}/metrics").text)
+            running.send_signal(number)
+            *pieces, last, done = [first, *lines]
+        assert len(pieces) == BODY["max_tokens"]
+        assert '"finish_reason":"length"' in last
+        assert done == "data: [DONE]"
+        refused = waiting.result()
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["error"]["message"] == "the server is stopping"
+        assert json.loads(also.result().text.removeprefix("data: "))["error"]["message"] == "the server is stopping"
         out, errors = running.communicate(timeout=20)
-        assert replies[0].json()[0]["generated_text"]
         assert (running.returncode, out, errors) == (0, "stopped\n", "")
 
 
-def test_a_busy_port_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_what_takes_too_long_at_the_end_is_answered_with_what_there_is(bundle: Bundle) -> None:
+    with process(bundle.folder, drain_seconds=1) as (running, url), ThreadPoolExecutor(1) as pool:
+        body = BODY | {"max_tokens": 250}
+        asking = pool.submit(httpx.post, f"{url}/v1/completions", json=body, timeout=20)
+        until(lambda: "fimble_num_requests_running 1.0" in httpx.get(f"{url}/metrics").text)
+        running.send_signal(signal.SIGTERM)
+        assert 10 < len(asking.result().json()["choices"][0]["text"]) < 120
+        assert running.wait(20) == 0
+
+
+def test_a_busy_port_is_told_with_who_has_it(bundle: Bundle, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(PortBusy, match=rf"port {port} on 127.0.0.1 is in use. Choose another --port"):
-            run(tmp_path / "no bundle", ServeSettings(port=port), Silent())
+        with pytest.raises(PortBusy, match=rf"port {port} on 127.0.0.1 is in use") as caught:
+            run([Source(lambda: tmp_path / "no bundle")], ServeSettings(port=port), Silent())
+        if sys.platform == "linux":
+            assert str(caught.value).endswith(f"(process {os.getpid()}). End it, or choose another --port.")
+    with process(bundle.folder) as (running, url):
+        with pytest.raises(PortBusy) as caught:
+            check(ServeSettings(port=int(url.rpartition(":")[2])))
+        assert f"is in use by fimble, which serves tiny (process {running.pid})" in caught.value.message
+        assert caught.value.next_step == f"Use it at {url}, or choose another --port."
 
 
 def test_a_bundle_that_is_none_gives_the_port_back(tmp_path: Path) -> None:
@@ -99,12 +81,12 @@ def test_a_bundle_that_is_none_gives_the_port_back(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     for _ in range(2):
         with pytest.raises(ArtifactError):
-            run(tmp_path / "no bundle", ServeSettings(port=port), Silent())
+            run([Source(lambda: tmp_path / "no bundle")], ServeSettings(port=port), Silent())
 
 
 def test_an_address_that_is_not_this_machines(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot listen on 192\\.0\\.2\\.1:0"):
-        run(tmp_path, ServeSettings(host="192.0.2.1", port=0, api_key="k"), Silent())
+        run([Source(lambda: tmp_path)], ServeSettings(host="192.0.2.1", port=0, api_key="k"), Silent())
 
 
 def test_addresses() -> None:

@@ -1,0 +1,66 @@
+"""Serving what was made anew: a workspace's bundle after `fimble up`, or one that was compiled again in its place.
+
+The new bundle is loaded beside the old one, which goes on answering; then new requests go to the new one, and the old
+one is let go when it has answered its own. What cannot be loaded changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from serve.completer import Completer
+from serve.models import Models
+from serve.sources import Source, Stamp
+from toolchain.contracts.errors import FimbleError
+
+LOOK_SECONDS = 2.0
+log = logging.getLogger("fimble.reload")
+
+
+class Reloader:
+    """Looks for other bundles where the served ones came from."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        models: Models,
+        load: Callable[[Source], Completer],
+        stamps: Sequence[Stamp | None],
+    ) -> None:
+        """`stamps` are those of the bundles that are served."""
+        self._sources, self._models, self._load = sources, models, load
+        self._stamps = list(stamps)
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Have all bundles loaded again, whether they changed or not."""
+        self._stamps = [None] * len(self._stamps)
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            for number, source in enumerate(self._sources):
+                stamp = await asyncio.to_thread(source.stamp)
+                if stamp is not None and stamp != self._stamps[number]:
+                    self._stamps[number] = stamp
+                    await self._reload(number, source)
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._asked.wait()
+            except TimeoutError:
+                continue
+            self._asked.clear()
+
+    async def _reload(self, number: int, source: Source) -> None:
+        try:
+            completer = await asyncio.to_thread(self._load, source)
+            self._models.swap(number, completer)
+        except FimbleError as error:
+            log.warning("%s; the model that was loaded goes on", error)
+        except Exception:
+            log.exception("a bundle could not be loaded; the model that was loaded goes on")
+        else:
+            log.info("serving %s from %s", completer.bundle.name, completer.bundle.folder)
