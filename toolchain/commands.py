@@ -22,7 +22,7 @@ from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
 from toolchain.options import with_options
-from toolchain.setup_commands import editor_command
+from toolchain.setup_commands import editor_command, service_command
 from train.data.settings import CollectSettings
 from train.settings import ScratchSettings, TrainSettings
 
@@ -280,6 +280,7 @@ def prune_command(
 
 
 app.command("editor")(editor_command)
+app.command("service")(service_command)
 
 
 @app.command("demo")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 import typer
 
 from toolchain.contracts import settings
+
+VARIABLES = {"api_key": "FIMBLE_API_KEY", "upstream_key": "FIMBLE_UPSTREAM_KEY"}
+"""Fields that the environment may give as well: what is secret can be seen on a command line."""
 
 
 def with_options(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -31,6 +34,20 @@ def with_options(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., 
     return decorate
 
 
+def command_line(flags: Mapping[str, Any]) -> list[str]:
+    """The words that give a command these values of its options."""
+    words: list[str] = []
+    for name, value in flags.items():
+        flag = settings.flag(name)
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag.removeprefix('--')}")
+        else:
+            words += [
+                word for one in (value if isinstance(value, list | tuple) else [value]) for word in (flag, str(one))
+            ]
+    return words
+
+
 def _options(kind: type) -> list[inspect.Parameter]:
     hints, texts = settings.field_types(kind), settings.documentation(kind)
     made = []
@@ -39,7 +56,8 @@ def _options(kind: type) -> list[inspect.Parameter]:
         shown = "" if default in (None, (), MISSING) else f" [default: {_show(default)}]"
         flag, hint = settings.flag(field.name), hints[field.name]
         names = f"{flag}/--no-{flag.removeprefix('--')}" if hint is bool else flag
-        option = typer.Option(names, help=texts.get(field.name, "") + shown, show_default=False)
+        variable = VARIABLES.get(field.name)
+        option = typer.Option(names, help=texts.get(field.name, "") + shown, show_default=False, envvar=variable)
         typed: Any = _plain_type(hint) | None
         annotation = typing.Annotated[typed, option]
         made.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))

@@ -1,8 +1,7 @@
-"""The commands that set up the user's machine: the settings of editors."""
+"""The commands that set up the user's machine: the settings of editors, and the server as a service."""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -13,7 +12,8 @@ import typer
 from serve.settings import ServeSettings
 from toolchain.command_line import Json, read_tables, show
 from toolchain.contracts.errors import SettingsError
-from toolchain.contracts.settings import FILE, check, choose, suggest
+from toolchain.contracts.settings import FILE, check, choose, find_file, suggest
+from toolchain.options import VARIABLES, command_line, with_options
 
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Addresses to listen on that are none to ask at, and this machine's own."""
@@ -37,12 +37,13 @@ def editor_command(
     from toolchain.contracts.editors.forms import nested
     from toolchain.editors import places, telling
     from toolchain.editors.writing import write as write_settings
+    from toolchain.machine import this_machine
 
     if name not in EDITORS:
         raise SettingsError(f"there are no settings for '{name}'", suggest(name, EDITORS))
     editor = EDITORS[name]
     served = telling.served(_address(url), bundle, api_key)
-    known = places.settings_files(name, places.Machine(sys.platform, Path.home(), os.environ))
+    known = places.settings_files(name, this_machine())
     files = [file.absolute()] if file else places.existing(known, name)
     if write and known and not files:
         looked = " or ".join(map(str, known[:2]))
@@ -56,15 +57,77 @@ def editor_command(
         "settings": None if isinstance(made, str) else nested(made),
         "files": [str(found) for found in files],
         "load": [line for found in files if (line := telling.load_line(editor, found))],
-        "written": [
-            {"file": str(done.file), "changed": done.changed, "backup": str(done.backup) if done.backup else None}
-            for done in written
-        ],
+        "written": [done.to_json() for done in written],
     }
     told = telling.lines(editor, served, files, written)
     if write and not known:
         told.append("Nothing was written: there is no file of settings that a program other than the IDE may change.")
     show(as_json, facts, told)
+
+
+@with_options(ServeSettings)
+def service_command(
+    bundle: Served = Path(".fimble"),
+    system: Annotated[str | None, typer.Option("--system", help="linux, macos, windows; else this one's.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Put the file where the system looks for it.")] = False,
+    as_json: Json = False,
+    **flags: Any,
+) -> None:
+    """A service that runs fimble serve at login: its file, and the commands that turn it on."""
+    from toolchain.editors import telling
+    from toolchain.machine import this_machine
+    from toolchain.replacing import replace
+    from toolchain.service import launchd, systemd, task
+    from toolchain.service.service import Service, environment_file
+
+    known = {"linux": systemd.setup, "macos": launchd.setup, "windows": task.setup}
+    here = {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
+    system = system or here
+    check("--system", system, system in known, f"one of: {', '.join(known)}")
+    if write and system != here:
+        raise SettingsError(f"a service for {system} cannot be put into place here", "Leave --write out.")
+    serving = choose(ServeSettings, "serve", read_tables(), flags)
+    check("--port", serving.port, serving.port != 0, "a port that stays the same")
+    telling.served("", bundle)
+    secrets = {variable: flags[name] for name, variable in VARIABLES.items() if flags.get(name)}
+    file = find_file(Path.cwd())
+    shown = {name: value for name, value in flags.items() if name not in VARIABLES and value is not None}
+    command = (*_program(), "serve", str(bundle.absolute()), *command_line(shown))
+    service = Service(command, file.absolute().parent if file else Path.home(), secrets)
+    machine = this_machine()
+    made = known[system](service, machine)
+    elsewhere = "" if system == here else ", with this machine's paths"
+    told = [f"{made.file}{elsewhere}:", made.text]
+    written = []
+    if write:
+        if secrets and made.key_file:
+            written.append(replace(made.key_file, environment_file(secrets), private=True))
+            made.key_file.chmod(0o600)
+        written.append(replace(made.file, made.content))
+        told = [done.told() for done in written]
+    told += ["To turn it on:", *(f"  {line}" for line in made.on)]
+    told += ["To see what it does:", f"  {made.look}", "To turn it off:", *(f"  {line}" for line in made.off)]
+    if not (written and secrets and made.key_file):
+        names = " and ".join(secrets) or VARIABLES["api_key"]
+        told.append(f"A key belongs, as {names}, in {made.keys}.")
+    facts = {
+        "system": system,
+        "file": str(made.file),
+        "text": made.text,
+        "command": list(command),
+        "on": list(made.on),
+        "look": made.look,
+        "off": list(made.off),
+        "key_file": str(made.key_file) if made.key_file else None,
+        "written": [done.to_json() for done in written],
+    }
+    show(as_json, facts, told)
+
+
+def _program() -> tuple[str, ...]:
+    """What runs fimble, as this process does, by its whole path."""
+    script = Path(sys.executable).with_name("fimble.exe" if sys.platform == "win32" else "fimble")
+    return (str(script),) if script.is_file() else (sys.executable, "-P", "-m", "toolchain.cli")
 
 
 def _address(url: str | None) -> str:

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from toolchain.machine import Machine
 
 VSCODES = {"Code": "com.visualstudio.code", "Code - Insiders": "", "VSCodium": "com.vscodium.codium", "Code - OSS": ""}
 """VS Code and its builds, by the folder of each and its name as a Flatpak."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """`system` is sys.platform's name of it."""
-
-    system: str
-    home: Path
-    environment: Mapping[str, str]
-
-    def folder(self, variable: str, *otherwise: str) -> Path:
-        """A folder that the environment may name, and else one below the home folder."""
-        named = self.environment.get(variable)
-        return Path(named) if named else self.home.joinpath(*otherwise)
-
-    @property
-    def config(self) -> Path:
-        return self.folder("XDG_CONFIG_HOME", ".config")
 
 
 def settings_files(editor: str, machine: Machine) -> list[Path]:

@@ -14,7 +14,7 @@ from toolchain.contracts.editors.forms import nested
 from toolchain.contracts.editors.scripts import lua, vim_text
 from toolchain.contracts.editors.served import Served
 from toolchain.contracts.fim import FimSpec
-from toolchain.editors.writing import Written
+from toolchain.replacing import Replaced
 from toolchain.workspace import named_artifact
 
 
@@ -48,7 +48,7 @@ def short_lines(vscode: Mapping[str, Any], named: Path) -> list[str]:
     return [_heading(EDITORS["vscode"]), json.dumps(vscode, indent=2), told]
 
 
-def lines(editor: Editor, served: Served, files: Sequence[Path], written: Sequence[Written]) -> list[str]:
+def lines(editor: Editor, served: Served, files: Sequence[Path], written: Sequence[Replaced]) -> list[str]:
     """An editor's settings for people, where they go, and what was written."""
     text = editor.text(served).rstrip("\n")
     told = [_heading(editor), text]
@@ -59,9 +59,7 @@ def lines(editor: Editor, served: Served, files: Sequence[Path], written: Sequen
     for file in files:
         if load := load_line(editor, file):
             told.append(f"To load {file}, put this into {editor.where}: {load}")
-    for done in written:
-        kept = f"; what it was before: {done.backup}" if done.backup else ""
-        told.append(f"{done.file}: {f'written{kept}' if done.changed else 'has these settings already'}")
+    told += [done.told() for done in written]
     return told
 
 

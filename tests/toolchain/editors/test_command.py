@@ -79,7 +79,7 @@ def test_writing_says_what_it_did_and_where(fimble: Fimble, folder: Path, home: 
     text = file.read_text()
     assert '  // mine\n  "a": 1,\n  "llm.backend": "tgi",\n' in text
     again = fimble("editor", "vscode", folder, "--write")
-    assert again.out.count("has these settings already") == 2
+    assert again.out.count("is so already") == 2
     assert file.read_text() == text
 
 

@@ -12,8 +12,9 @@ import pytest
 from toolchain.contracts.editors.catalogue import EDITORS
 from toolchain.contracts.editors.served import Served
 from toolchain.contracts.errors import SettingsError
-from toolchain.editors.places import Machine, existing, settings_files
+from toolchain.editors.places import existing, settings_files
 from toolchain.editors.writing import write
+from toolchain.machine import Machine
 
 VSCODE, ZED, NEOVIM = EDITORS["vscode"], EDITORS["zed"], EDITORS["neovim"]
 
