@@ -138,7 +138,7 @@ class Server:
                 return JSONResponse(exchange)
             # The place in the queue is taken before a stream begins, while a refusal can still be the reply.
             scheduler = served.scheduler
-            turn = scheduler.enter(client_of(request), exchange.wanted)
+            turn = request.state.turn = scheduler.enter(client_of(request), exchange.wanted)
             if exchange.stream is not None:
                 return _Streamed(self._events(request, turn, exchange.stream), exchange.stream, scheduler, turn)
             watch = asyncio.create_task(_end_when_gone(request, turn))

@@ -26,9 +26,11 @@ MEAN_OF = 8
 class Turn:
     """One request's turn at the model. What comes of it can be read while it runs; who stops reading leaves it."""
 
-    def __init__(self, client: Hashable, wanted: CompletionRequest) -> None:
-        self.client, self.wanted = client, wanted
+    def __init__(self, client: Hashable, wanted: CompletionRequest, model: str) -> None:
+        self.client, self.wanted, self.model = client, wanted, model
         self.waited = 0.0
+        self.completed: Completion | None = None
+        self.superseded = False
         self.over = threading.Event()
         """Set when nobody wants the rest: the model then ends at its next step."""
         self._arrived = self._begun = time.monotonic()
@@ -59,6 +61,8 @@ class Turn:
         return time.monotonic() - self._begun
 
     def give(self, piece: str | Completion | Exception) -> None:
+        if isinstance(piece, Completion) and self.completed is None:
+            self.completed = piece
         self._pieces.put_nowait(piece)
 
     def end(self, last: Completion | Exception) -> None:
@@ -92,7 +96,7 @@ class Scheduler:
         if self._closed:
             raise self._stopping()
         superseded = self._superseded(client, wanted)
-        turn = Turn(client, wanted)
+        turn = Turn(client, wanted, self._completer.bundle.name)
         if self.running >= self._concurrency:
             self._check_room(client, [waiting for waiting in self._waiting if waiting not in superseded])
             self._waiting.append(turn)
@@ -101,6 +105,7 @@ class Scheduler:
         for older in superseded:
             self._metrics.record_superseded()
             self.leave(older)
+            older.superseded = True
             older.end(Completion("", "cancelled", 0, Statistics()))
         return turn
 

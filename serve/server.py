@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from serve import logs
 from serve.backends import Backend
 from serve.backends.opening import open_backend
 from serve.bundle import Bundle, open_bundle
@@ -38,6 +39,7 @@ def run(
     from serve.app import Server
     from serve.lifecycle import Lifecycle
     from serve.reloading import Reloader
+    from serve.request_log import RequestLog
 
     if settings.upstream and len(sources) > 1:
         raise SettingsError("an upstream serves one model", "Give one folder.")
@@ -48,8 +50,10 @@ def run(
         server = Server(completers, settings)
         progress.say(f"serving {', '.join(completer.bundle.name for completer in completers)} at {url}")
         ready(url)
+        logs.set_up(settings.log_format)
         config = uvicorn.Config(
-            server.app(),
+            RequestLog(server.app(), settings.log_prompts),
+            log_config=None,
             log_level="warning",
             access_log=False,
             lifespan="off",

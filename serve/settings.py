@@ -54,6 +54,12 @@ class ServeSettings:
     drain_seconds: int = 10
     """Seconds that a server which is told to stop gives what it is computing, before that ends with what there is."""
 
+    log_format: Literal["text", "json", "none"] = "text"
+    """How requests are logged, one line each, without what is in them; none logs only what goes wrong."""
+
+    log_prompts: bool = False
+    """Log also what users typed and what they were answered."""
+
     def __post_init__(self) -> None:
         check("--port", self.port, 0 <= self.port <= 65535, "a whole number from 0 to 65535")
         at_least("--concurrency", self.concurrency, 1)

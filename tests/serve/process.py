@@ -44,7 +44,7 @@ def main() -> None:
     native.load_runner = load_runner
     reloading.LOOK_SECONDS = 0.1
     sources = [Source(partial(named_artifact, Path(folder))) for folder in folders]
-    server.run(sources, ServeSettings(**{"port": 0, **json.loads(options)}), Told())
+    server.run(sources, ServeSettings(**{"port": 0, "log_format": "none", **json.loads(options)}), Told())
 
 
 @contextmanager

@@ -45,7 +45,8 @@ def test_the_servers_paths_and_flags_are_documented() -> None:
     }  # type: ignore[attr-defined]
     assert set(re.findall(r"^\| `((?:GET|HEAD|POST) [^`]+)`", SERVER, flags=re.MULTILINE)) == routes
     shown = dict(re.findall(r"^\| `(--[a-z-]+)` \| `?(\w[\w.]*)`? \|", SERVER, flags=re.MULTILINE))
-    defaults = {settings.flag(field.name): str(field.default or "none").lower() for field in fields(ServeSettings)}
+    values = {field.name: "none" if field.default in (None, ()) else field.default for field in fields(ServeSettings)}
+    defaults = {settings.flag(name): str(value).lower() for name, value in values.items()}
     assert shown == defaults
 
 
