@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.contracts import fim, manifest
+from toolchain.contracts import extras, fim, manifest
 from toolchain.contracts import settings as contract_settings
 from toolchain.contracts.manifest import Draft, Kind, Parent
 from toolchain.contracts.progress import Progress
@@ -43,7 +43,9 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
     """
     parents = (Parent(kind="dataset", digest=manifest.read(dataset, "dataset").digest, role="dataset"), base.parent)
     settings.check_layers(base.linear_layers, base.name)
-    kind: Kind = "adapter" if settings.method == "lora" else "checkpoint"
+    kind: Kind = "adapter" if settings.adapts else "checkpoint"
+    if settings.method == "qlora":
+        extras.need("bitsandbytes", "accelerate")
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
@@ -51,8 +53,8 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
 
         job = Job(base, dataset, settings, open_states(work, plan.key, progress), draft, progress)
         draft.facts |= {"name": base.name, "method": settings.method}
-        if settings.method == "lora":
-            models.write_adapter(_fine_tune_adapter(job), draft.path)
+        if settings.adapts:
+            _fine_tune_adapter(job)
         else:
             models.write_checkpoint(train_fully(job), base.folder, draft.path)
 
@@ -84,16 +86,22 @@ def train_fully(job: Job) -> Any:
     return model.to(stored).cpu()
 
 
-def _fine_tune_adapter(job: Job) -> Any:
-    from train import models
+def _fine_tune_adapter(job: Job) -> None:
+    """Train an adapter over a base whose own weights stay as they are, and write it."""
+    from train import models, quantization
 
     base, settings, device = job.base, job.settings, models.best_device()
-    model = models.open_model(base.folder, models.arithmetic(settings.dtype, device), device)
+    dtype = models.arithmetic(settings.dtype, device)
+    quantized = settings.method == "qlora"
+    model = models.open_model(base.folder, dtype, device, quantization.nf4(dtype) if quantized else None)
+    if quantized:
+        job.draft.facts["quantized_base"] = quantization.described(model)
     targets = settings.lora_target or base.facts.lora_targets
     job.draft.facts["adapted_layers"] = dict(sorted(models.adapted_layers(model, targets).items()))
     model = models.with_adapter(model, settings, targets, base.name)
+    first = models.adapter_weights(model) if settings.init == "pissa" else None
     _train(job, model)
-    return model
+    models.write_adapter(model, first, job.draft.path)
 
 
 def _train(job: Job, model: Any) -> None:

@@ -232,7 +232,7 @@ class Run:
             _load(self.weights, self.states.load_best(best.step))
             self.progress.say(f"kept the weights of step {best.step}, where the held-out loss was lowest")
         if best.step == 0:
-            left = "the adapter changes nothing" if self.settings.method == "lora" else "the model is as it was"
+            left = "the adapter changes nothing" if self.settings.adapts else "the model is as it was"
             self.progress.say(f"warning: no step lowered the held-out loss: {left}")
         first = curve[0]
         self.progress.say(
@@ -249,5 +249,7 @@ def _load(weights: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
 
 def _out_of_memory(settings: TrainSettings) -> StageError:
     tokens = settings.batch_size * settings.sequence_length
-    last = "--method lora." if settings.method == "full" else "--gradient-checkpointing."
+    last = {"full": "--method lora.", "lora": "--method qlora.", "qlora": "a smaller base."}[settings.method]
+    if not settings.gradient_checkpointing:
+        last = "--gradient-checkpointing."
     return StageError(f"the memory does not suffice for {tokens:,} tokens in one forward pass", SMALLER + last)

@@ -6,14 +6,16 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from toolchain.contracts import weight_files
 from toolchain.contracts.errors import ArtifactError
+from train.adapters import peft_folder, pissa
 from train.bases import TOKENIZER_FILES
 from train.settings import Dtype, TrainSettings
 
@@ -35,8 +37,8 @@ def arithmetic(wanted: Dtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _processor_has_bfloat16() else torch.float32
 
 
-def open_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The causal language model of a checkpoint, with weights in `dtype`."""
+def open_model(folder: Path, dtype: torch.dtype, device: torch.device, quantization: Any = None) -> Any:
+    """The causal language model of a checkpoint, with weights in `dtype`, or quantized as transformers is told."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -51,6 +53,7 @@ def open_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
             local_files_only=True,
             attn_implementation="sdpa",
             output_loading_info=True,
+            **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
         )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -59,7 +62,7 @@ def open_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     if missing:
         # Left alone, they would be filled with random numbers.
         raise ArtifactError(f"{folder} lacks the weight {missing[0]}", AGAIN)
-    return model.to(device)
+    return model if quantization else model.to(device)
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -72,7 +75,11 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 
 def with_adapter(model: Any, settings: TrainSettings, targets: Sequence[str], base_name: str) -> Any:
-    """The model with a fresh LoRA on the layers called `targets` (Hu et al. 2021, arXiv:2106.09685)."""
+    """The model with a fresh LoRA on the layers called `targets` (Hu et al. 2021, arXiv:2106.09685).
+
+    As the settings say, rank-stabilised (Kalajdzievski 2023, arXiv:2312.03732), with the magnitudes of DoRA (Liu et al.
+    2024, arXiv:2402.09353), or started by PiSSA, which changes the base's weights.
+    """
     from peft import LoraConfig, get_peft_model
 
     matched = adapted_layers(model, targets)
@@ -81,6 +88,9 @@ def with_adapter(model: Any, settings: TrainSettings, targets: Sequence[str], ba
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
+        init_lora_weights="pissa" if settings.init == "pissa" else True,
         target_modules=[name for name in targets if matched[name]],
     )
     torch.manual_seed(settings.seed)
@@ -102,13 +112,30 @@ def recompute_activations(model: Any) -> None:
     enable({"use_reentrant": False})
 
 
-def write_adapter(model: Any, out: Path) -> None:
-    """PEFT's own layout. Its lists are sets in memory, so they are sorted: the same training writes the same bytes."""
-    model.save_pretrained(out, save_embedding_layers=False)
-    (out / "README.md").unlink(missing_ok=True)  # PEFT's card is a form that nobody filled in
-    path = out / "adapter_config.json"
+def adapter_weights(model: Any) -> dict[str, Tensor]:
+    """A copy of the adapter's weights, under the names that PEFT gives them in a file."""
+    from peft import get_peft_model_state_dict
+
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    state = get_peft_model_state_dict(model, state_dict=trained, save_embedding_layers=False)
+    return {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in state.items()}
+
+
+def write_adapter(model: Any, first: Mapping[str, Tensor] | None, out: Path) -> None:
+    """PEFT's own layout. Its lists are sets in memory, so they are sorted: the same training writes the same bytes.
+
+    `first` are the weights that the adapter began with, where it began with a part of the base (PiSSA).
+    """
+    from safetensors.torch import save_file
+
+    weights, plain = adapter_weights(model), model.peft_config["default"]
+    plain.save_pretrained(out)
+    path = out / peft_folder.CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])
+    config |= {"target_modules": sorted(config["target_modules"]), "inference_mode": True}
+    if first is not None:
+        weights, config = pissa.relative_to_base(weights, first), pissa.config_for(config)
+    save_file(weights, out / peft_folder.WEIGHTS, metadata={"format": "pt"})
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

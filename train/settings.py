@@ -9,11 +9,12 @@ from typing import Any, Literal
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import at_least, check, flag
 
-Method = Literal["lora", "full"]
+Method = Literal["lora", "qlora", "full"]
+Init = Literal["zero", "pissa"]
 Schedule = Literal["cosine", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
-LEARNING_RATES: dict[str, float] = {"lora": 5e-4, "full": 5e-5}
+LEARNING_RATES: dict[str, float] = {"lora": 5e-4, "qlora": 5e-4, "full": 5e-5}
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class TrainSettings:
     """The defaults are the reference recipe's for starcoderbase-1b."""
 
     method: Method = "lora"
-    """What is trained: lora (an adapter) or full (every weight, which gives a checkpoint)."""
+    """What is trained: lora (an adapter), qlora (one over a base held in 4 bits) or full (every weight)."""
 
     sequence_length: int = 2048
     """Tokens in a training sequence, never more than the model's context; files are cut into chunks that fit."""
@@ -39,7 +40,7 @@ class TrainSettings:
     """Forward passes in one optimizer step."""
 
     learning_rate: float | None = None
-    """The highest learning rate; 5e-4 for lora and 5e-5 for full unless given."""
+    """The highest learning rate; 5e-5 for full and 5e-4 otherwise, unless given."""
 
     warmup_steps: int = 30
     """Steps over which the learning rate rises from zero."""
@@ -64,6 +65,15 @@ class TrainSettings:
 
     lora_alpha: int = 32
     """The adapter's output is scaled by alpha / rank."""
+
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead, so that high ranks learn as fast as low ones (rank-stabilised LoRA)."""
+
+    dora: bool = False
+    """Also learn the length of each row of the adapted matrices (DoRA): more memory and time, often a better fit."""
+
+    init: Init = "zero"
+    """Where the adapter starts: zero (it changes nothing) or pissa (from the base's principal components)."""
 
     lora_dropout: float = 0.0
     """Dropout before the adapter's matrices."""
@@ -108,8 +118,21 @@ class TrainSettings:
             check(flag(name), getattr(self, name), getattr(self, name) > 0, "a number above 0")
         rate = self.learning_rate
         check("--learning-rate", rate, rate is None or rate > 0, "a number above 0")
-        if self.method == "full" and self.lora_target:
-            raise SettingsError("--lora-target has no effect with --method full", "Leave it out, or use lora.")
+        self._check_adapter()
+
+    def _check_adapter(self) -> None:
+        plain = {"lora_target": (), "rslora": False, "dora": False, "init": "zero"}
+        for name, default in plain.items():
+            if self.method == "full" and getattr(self, name) != default:
+                raise SettingsError(f"{flag(name)} has no effect with --method full", "Leave it out, or use lora.")
+        if self.init == "pissa" and self.method == "qlora":
+            raise SettingsError(
+                "--init pissa takes a part out of the base, which --method qlora holds in 4 bits", "Use --method lora."
+            )
+        if self.init == "pissa" and self.dora:
+            raise SettingsError(
+                "--init pissa with --dora cannot be written as an adapter of the base", "Use one of the two."
+            )
 
     def check_layers(self, layers: Collection[str], base: str) -> None:
         """Raise SettingsError unless the linear `layers` of the base are called as `lora_target` says."""
@@ -118,6 +141,11 @@ class TrainSettings:
                 f"--lora-target: no layer of {base} is called {', '.join(unknown)}",
                 f"It has: {', '.join(sorted(layers))}.",
             )
+
+    @property
+    def adapts(self) -> bool:
+        """Whether an adapter is trained, and the base stays as it is."""
+        return self.method != "full"
 
     @property
     def peak_learning_rate(self) -> float:

@@ -42,9 +42,20 @@ def test_a_bad_value_is_named_by_its_flag(name: str, value: Any) -> None:
         TrainSettings(**{name: value})
 
 
-def test_contradictions_are_refused() -> None:
-    with pytest.raises(SettingsError, match="--lora-target"):
-        TrainSettings(method="full", lora_target=("c_proj",))
+@pytest.mark.parametrize(
+    ("message", "values"),
+    [
+        ("--lora-target has no effect", {"method": "full", "lora_target": ("c_proj",)}),
+        ("--rslora has no effect", {"method": "full", "rslora": True}),
+        ("--dora has no effect", {"method": "full", "dora": True}),
+        ("--init has no effect", {"method": "full", "init": "pissa"}),
+        ("--init pissa takes a part out of the base", {"method": "qlora", "init": "pissa"}),
+        ("--init pissa with --dora", {"init": "pissa", "dora": True}),
+    ],
+)
+def test_contradictions_are_refused(message: str, values: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=message):
+        TrainSettings(**values)
 
 
 @pytest.mark.parametrize(

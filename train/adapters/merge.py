@@ -1,7 +1,8 @@
 """Merging a LoRA adapter into its base in 16 bits, one shard of the base at a time.
 
-W' = W + scale · B · A in float32 (Hu et al. 2021, arXiv:2106.09685), rounded once. Never into a quantized base:
-that destroys what was learnt, so quantization comes after.
+W' = W + scale · B · A in float32 (Hu et al. 2021, arXiv:2106.09685), its rows of DoRA's lengths where the adapter has
+them, rounded once. Never into a quantized base: that destroys what was learnt, so quantization comes after, also for an
+adapter that was trained over one (QLoRA).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
-from train.adapters.peft_folder import AGAIN, DOWN, UP, Adapter, open_adapter
+from train.adapters.peft_folder import AGAIN, DOWN, MAGNITUDE, UP, Adapter, open_adapter
 from train.bases import CONFIG, GENERATION_CONFIG, Base, fingerprint
 
 if TYPE_CHECKING:
@@ -82,9 +83,13 @@ def to_16_bits(name: str, weight: Tensor) -> Tensor:
     return narrow
 
 
-def merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """`weight (N, K)` plus `scale` times `up (N, r)` times `down (r, K)`, in float32."""
-    return weight.float() + scale * (up.float() @ down.float())
+def merged(weight: Tensor, down: Tensor, up: Tensor, scale: float, magnitude: Tensor | None = None) -> Tensor:
+    """`weight (N, K)` plus `scale` times `up (N, r)` times `down (r, K)`, in float32.
+
+    `magnitude (N)`, where given, are the lengths that its rows then have.
+    """
+    total = weight.float() + scale * (up.float() @ down.float())
+    return total if magnitude is None else total * (magnitude.float() / total.norm(dim=1))[:, None]
 
 
 def _digest(adapter: Path, base: Base) -> str:
@@ -128,11 +133,12 @@ def _merge_shard(source: Path, out: Path, adapter: Adapter) -> None:
             weight = shard.get_tensor(name)
             dtype = torch.bfloat16 if weight.dtype == torch.bfloat16 else torch.float16
             if update := adapter.updates.get(name):
-                down, up = (changes.get_tensor(update.stem + part) for part in (DOWN, UP))
-                for part, matrix in ((DOWN, down), (UP, up)):
+                names = [update.stem + part for part in ((DOWN, UP, MAGNITUDE) if update.magnitude else (DOWN, UP))]
+                parts = [changes.get_tensor(part) for part in names]
+                for part, matrix in zip(names, parts, strict=True):
                     if not bool(matrix.isfinite().all()):
-                        raise ArtifactError(f"{update.stem}{part} holds NaN or infinity", AGAIN)
-                weight = merged(weight, down, up, update.scale)
+                        raise ArtifactError(f"{part} holds NaN or infinity", AGAIN)
+                weight = merged(weight, parts[0], parts[1], update.scale, *parts[2:])
                 # Rounding to bfloat16 cannot overflow unless the sum itself did, which is refused below.
                 weight = weight.to(dtype) if dtype == torch.bfloat16 else weight
             tensors[name] = to_16_bits(name, weight)

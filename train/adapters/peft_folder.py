@@ -1,7 +1,8 @@
 """Reading a LoRA adapter in PEFT's layout: which of the base's weights it changes, and by what.
 
 Scale and patterns as in PEFT's `LoraLayer`: alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA
-(Kalajdzievski 2023, arXiv:2312.03732). What this cannot express exactly is refused by name.
+(Kalajdzievski 2023, arXiv:2312.03732); DoRA's magnitudes (Liu et al. 2024, arXiv:2402.09353). What this cannot express
+exactly is refused by name.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from toolchain.contracts.errors import ArtifactError
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+DOWN, UP, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 PLAIN = "Use a plain LoRA adapter of linear layers."
 AGAIN = "Fetch the adapter again, or remove it and train it again."
 REFUSED: dict[str, tuple[Any, ...]] = {
-    "use_dora": (None, False),
     "fan_in_fan_out": (None, False),
     "bias": (None, "none"),
     "lora_bias": (None, False),
@@ -37,13 +37,17 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Update:
-    """The base's weight `name`, of shape `(N, K)`, gets `scale · B · A`; A is `(r, K)` and B `(N, r)`."""
+    """The base's weight `name`, of shape `(N, K)`, gets `scale · B · A`; A is `(r, K)` and B `(N, r)`.
+
+    With `magnitude`, DoRA's, the rows of the sum are then scaled to lengths of their own, `(N)`.
+    """
 
     name: str
     stem: str
     rows: int
     columns: int
     scale: float
+    magnitude: bool
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,14 @@ def open_adapter(folder: Path) -> Adapter:
         raise ArtifactError(f"{folder} is an adapter of the type {config.get('peft_type')}, not LoRA", PLAIN)
     for name, plain in REFUSED.items():
         if config.get(name) not in plain:
-            what = "a DoRA adapter" if name == "use_dora" else f"an adapter with {name}={config[name]!r}"
+            what = f"an adapter with {name}={config[name]!r}"
             raise ArtifactError(f"{folder} is {what}, which cannot be merged", PLAIN)
+    parts = (DOWN, UP, MAGNITUDE) if config.get("use_dora") else (DOWN, UP)
     header = weight_files.read_header(folder / WEIGHTS)
-    foreign = [name for name in header if not (name.startswith(PREFIX) and name.endswith((DOWN, UP)))]
+    foreign = [name for name in header if not (name.startswith(PREFIX) and name.endswith(parts))]
     if foreign:
         raise ArtifactError(f"{folder} holds {foreign[0]}, which is no weight of a linear layer's LoRA", PLAIN)
-    stems = sorted({name.removesuffix(DOWN).removesuffix(UP) for name in header})
+    stems = sorted({_stem(name) for name in header})
     if not stems:
         raise ArtifactError(f"{folder} holds no weights", AGAIN)
     updates = (_update(folder, stem, header, config) for stem in stems)
@@ -112,7 +117,16 @@ def _update(folder: Path, stem: str, header: dict[str, weight_files.Weight], con
             "Use the configuration and the weights of one adapter.",
         )
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return Update(f"{name}.weight", stem, up.shape[0], down.shape[1], scale)
+    dora = bool(config.get("use_dora"))
+    if dora and (stem + MAGNITUDE not in header or header[stem + MAGNITUDE].shape != (up.shape[0],)):
+        raise ArtifactError(f"{folder} is a DoRA adapter and lacks the magnitudes of {name}", AGAIN)
+    return Update(f"{name}.weight", stem, up.shape[0], down.shape[1], scale, dora)
+
+
+def _stem(name: str) -> str:
+    for part in (DOWN, UP, MAGNITUDE):
+        name = name.removesuffix(part)
+    return name
 
 
 def _for_layer(patterns: dict[str, Any] | None, name: str, default: Any) -> Any:

@@ -184,7 +184,7 @@ OTHER = "base_model.model.other"
 REFUSED: list[tuple[Callable[[Path], Any], str]] = [
     (pickled, "pickle, which can run code"),
     (cut_short, "truncated or damaged"),
-    (config(use_dora=True), "DoRA"),
+    (config(use_dora=True), "is a DoRA adapter and lacks the magnitudes"),
     (config(peft_type="LOHA"), "LOHA, not LoRA"),
     (config(modules_to_save=["lm_head"]), "modules_to_save"),
     (config(bias="all"), "bias='all'"),

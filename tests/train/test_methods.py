@@ -1,0 +1,149 @@
+"""Every method lowers the held-out loss on real code, and its adapter merges into the base's own 16-bit weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.train.test_fine_tune import LORA, same
+from tests.train.tiny import Lines, load, opened
+from toolchain.contracts import manifest
+from toolchain.contracts.errors import MissingExtra
+from toolchain.contracts.progress import Silent
+from toolchain.contracts.stage import execute
+from train import models, quantization
+from train.adapters.merge import plan_merge
+from train.fine_tune import plan_train
+from train.settings import TrainSettings
+
+pytestmark = pytest.mark.train
+
+QLORA = replace(LORA, method="qlora", dtype="float32")
+METHODS = {
+    "qlora": QLORA,
+    "rslora": replace(LORA, rslora=True, learning_rate=1e-2),
+    "dora": replace(LORA, dora=True),
+    "qlora-dora": replace(QLORA, dora=True),
+    "pissa": replace(LORA, init="pissa", lora_dropout=0.0),
+    "pissa-rslora": replace(LORA, init="pissa", rslora=True, lora_dropout=0.0, learning_rate=1e-2),
+}
+IDS = torch.arange(5, 85)[None]
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("methods")
+    for name, settings in METHODS.items():
+        execute(plan_train(dataset, opened(base_folder), settings), folder / name, Silent())
+    return {name: folder / name for name in METHODS}
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(IDS).logits
+    return found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_held_out_loss_goes_down(trained: dict[str, Path], name: str) -> None:
+    facts = manifest.read(trained[name]).facts
+    held_out = facts["held_out"]
+    assert held_out["end"]["loss"] < held_out["start"]["loss"] - 0.03
+    weights = load_file(trained[name] / "adapter_model.safetensors")
+    factor = 2 if name.startswith("pissa") else 1
+    assert sum(weight.numel() for weight in weights.values()) == factor * facts["trained_parameters"]
+    assert all(bool(weight.isfinite().all()) for weight in weights.values())
+
+
+def test_the_base_of_qlora_really_is_nf4(base_folder: Path, trained: dict[str, Path]) -> None:
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    config = quantization.nf4(torch.float32)
+    model = models.open_model(base_folder, torch.float32, torch.device("cpu"), config)
+    plain = dict(load(base_folder).named_modules())
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    assert len(layers) == 8
+    for name, layer in layers.items():
+        weight, state = layer.weight, layer.weight.quant_state
+        assert state.quant_type == "nf4"
+        assert state.nested
+        assert weight.numel() * weight.element_size() * 2 == plain[name].weight.numel()
+        levels = dequantize_4bit(weight.data, state).flatten()[:64]
+        assert len(levels.unique()) <= 16
+    assert type(model.get_output_embeddings()) is torch.nn.Linear
+    facts = manifest.read(trained["qlora"]).facts["quantized_base"]
+    assert facts == quantization.described(model)
+    assert facts["layers"] == 8
+    kept = sum(p.numel() for n, p in load(base_folder).named_parameters() if n.removesuffix(".weight") not in layers)
+    assert facts["parameters_kept"] == kept
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_adapter_merges_into_the_base_as_peft_merges_it(
+    base_folder: Path, trained: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    from peft import PeftModel
+
+    execute(plan_merge(trained[name], opened(base_folder)), tmp_path / "merged", Silent())
+    base = logits(load(base_folder))
+    adapted = PeftModel.from_pretrained(load(base_folder), trained[name])
+    expected = logits(adapted)
+    change = float((expected - base).abs().max())
+    rounding = 3e-3  # of the weights to float16
+    assert change > 10 * rounding
+    assert float((logits(load(tmp_path / "merged")) - expected).abs().max()) < rounding
+    assert float((logits(adapted.merge_and_unload()) - expected).abs().max()) < 1e-4
+
+
+def test_a_qlora_adapter_holds_on_the_base_it_was_not_trained_over(
+    base_folder: Path, trained: dict[str, Path], tmp_path: Path, dataset: Path
+) -> None:
+    """The held-out loss of the merged checkpoint, measured as a base, is the one at the training's end."""
+    execute(plan_merge(trained["qlora"], opened(base_folder)), tmp_path / "merged", Silent())
+    settings = replace(LORA, max_steps=1, evaluate_every=1)
+    again = execute(plan_train(dataset, opened(tmp_path / "merged"), settings), tmp_path / "again", Silent())
+    held_out = manifest.read(trained["qlora"]).facts["held_out"]
+    gain = held_out["start"]["loss"] - held_out["end"]["loss"]
+    assert again.facts["held_out"]["start"]["loss"] == pytest.approx(held_out["end"]["loss"], abs=0.2 * gain)
+
+
+def test_a_pissa_adapter_is_a_plain_one_of_the_original_base(trained: dict[str, Path]) -> None:
+    config = json.loads((trained["pissa"] / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (16, 64, True)
+    weights = load_file(trained["pissa"] / "adapter_model.safetensors")
+    assert {weight.shape[0] for name, weight in weights.items() if "lora_A" in name} == {16}
+
+
+@pytest.mark.parametrize("name", ["qlora", "pissa"])
+def test_an_interrupted_run_ends_with_the_same_bits(
+    dataset: Path, base_folder: Path, trained: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    def fail() -> None:
+        raise OSError("the lights went out")
+
+    plan = plan_train(dataset, opened(base_folder), METHODS[name])
+    for step in (4, 10):
+        with pytest.raises(OSError, match="the lights"):
+            execute(plan, tmp_path / "out", Lines(step, fail))
+    resumed = Lines()
+    execute(plan, tmp_path / "out", resumed)
+    assert resumed.lines[0] == "Resuming after step 9 of 12"
+    assert same(tmp_path / "out", trained[name])
+
+
+def test_without_bitsandbytes_qlora_is_refused_before_the_work(
+    dataset: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import util
+
+    found = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    with pytest.raises(MissingExtra, match="bitsandbytes is not installed"):
+        plan_train(dataset, opened(base_folder), TrainSettings(method="qlora"))
