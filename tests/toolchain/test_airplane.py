@@ -1,4 +1,4 @@
-"""On a plane: nothing tries to reach another machine, and with no network at all compiling and serving work."""
+"""Without any network a checkpoint compiles, and its bundle serves this machine's editors."""
 
 from __future__ import annotations
 
@@ -7,126 +7,70 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.compile.families import random_model, write_tokenizer
+from tests.toolchain.airplane import GUARD
 
-pytestmark = pytest.mark.compile
+pytestmark = [pytest.mark.train, pytest.mark.compile]
+
 ROOT = Path(__file__).parents[2]
-# Runs at the start of every Python process below. An attempt is an error even where the system would have refused it.
-GUARD = textwrap.dedent(
-    """
-    import ipaddress, os, sys
-
-    def local(host):
-        try:
-            return host in (None, "", "localhost") or ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
-
-    def guard(event, arguments):
-        if event in ("socket.connect", "socket.sendto"):
-            address = arguments[1]
-            hosts = [address[0]] if isinstance(address, tuple) else []
-        elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
-            hosts = [arguments[0]]
-        else:
-            return
-        for host in hosts:
-            host = host.decode() if isinstance(host, bytes) else host
-            if not local(host):
-                with open(os.environ["REACHED_OUT"], "a") as file:
-                    print(event, host, sys.argv, file=file)
-                raise OSError(f"{event} {host}: no network here")
-
-    sys.addaudithook(guard)
-    """
-)
-# What a user does, and what the editor does then. In a network namespace of its own even loopback begins switched off.
-TRIP = textwrap.dedent(
-    """
-    import fcntl, json, socket, struct, subprocess, sys, urllib.request
-
-    checkpoint, out, cut = sys.argv[1:]
-    if cut == "cut":
-        with socket.socket() as any_socket:
-            up_and_running = 0x1 | 0x40
-            fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", up_and_running))
-        if [name for _, name in socket.if_nameindex()] != ["lo"]:
-            sys.exit("the network is not cut off")
-    fimble = [sys.executable, "-P", "-m", "toolchain.cli"]
-    subprocess.run([*fimble, "compile", checkpoint, "--out", out], check=True)
-    with subprocess.Popen([*fimble, "serve", out, "--port", "0", "--json"], stdout=subprocess.PIPE) as server:
-        url = json.loads(server.stdout.readline())["url"]
-        body = {"inputs": "<fim_prefix>def f(<fim_suffix>)<fim_middle>", "parameters": {"max_new_tokens": 8}}
-        replies = {}
-        for path in ("/", "/health", "/info"):
-            data = json.dumps(body).encode() if path == "/" else None
-            request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=60) as reply:
-                replies[path] = reply.read().decode()
-        server.terminate()
-        replies["exit"] = server.wait(30)
-    print(json.dumps(replies))
-    """
-)
+UNSHARE = ["unshare", "--user", "--map-root-user", "--net"]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    random_model("llama").save_pretrained(folder)
-    write_tokenizer(folder)
-    return folder
+    from tests.train.tiny import write_base
+
+    return write_base(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def travel(checkpoint: Path, folder: Path, *before: str) -> dict[str, Any]:
-    """The trip's replies, after asserting that nothing reached out; `before` stands before its command line."""
-    (folder / "sitecustomize.py").write_text(GUARD)
-    (folder / "trip.py").write_text(TRIP)
-    reached = folder / "reached"
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder / "home"),
+def fly(command: list[str], checkpoint: Path, folder: Path, **environment: str) -> dict[str, Any]:
+    """The report of a flight in a process that starts with `command`; nothing is cached from before it."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    line = [*command, sys.executable, "-P", "-m", "tests.toolchain.airplane", str(checkpoint), str(folder / "bundle")]
+    own = {
         "FIMBLE_CACHE": str(folder / "cache"),
-        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
-        "REACHED_OUT": str(reached),
+        "HF_HOME": str(folder / "hub"),
+        "PYTHONPATH": str(ROOT),
+        **environment,
     }
-    line = [*before, sys.executable, str(folder / "trip.py"), str(checkpoint), str(folder / "bundle")]
-    done = subprocess.run(
-        [*line, "cut" if before else ""], env=environment, cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert not reached.exists(), reached.read_text()
+    done = subprocess.run(line, env=known | own, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    replies: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return replies
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
 
 
-def arrived(replies: dict[str, Any]) -> None:
-    assert "generated_text" in json.loads(replies["/"])[0]
-    assert json.loads(replies["/health"])["status"] == "ok"
-    assert replies["exit"] == 0
+def assert_served(report: dict[str, Any]) -> None:
+    assert report["made"]
+    assert report["code"] == 0
+    assert isinstance(report["replies"]["tgi"]["generated_text"], str)
+    assert report["replies"]["openai"]["usage"]["completion_tokens"] >= 1
+    assert report["replies"]["llama.cpp"]["stop"]
 
 
-def test_nothing_reaches_out(checkpoint: Path, tmp_path: Path) -> None:
-    arrived(travel(checkpoint, tmp_path))
+def test_in_a_network_namespace_without_routes(checkpoint: Path, tmp_path: Path) -> None:
+    if not shutil.which("unshare") or subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to make network namespaces")
+    report = fly(UNSHARE, checkpoint, tmp_path, AIRPLANE_NAMESPACE="1")
+    assert report["interfaces"] == ["lo"]
+    assert_served(report)
 
 
-def test_without_a_network(checkpoint: Path, tmp_path: Path) -> None:
-    unshare = shutil.which("unshare")
-    if not unshare or subprocess.run([unshare, "-rn", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this system gives no network namespace (unshare -rn)")
-    arrived(travel(checkpoint, tmp_path, unshare, "-rn"))
-
-
-def test_the_guard_sees_an_attempt(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(GUARD)
-    environment = {"PYTHONPATH": str(tmp_path), "REACHED_OUT": str(tmp_path / "reached"), "PATH": os.environ["PATH"]}
-    program = "import urllib.request; urllib.request.urlopen('http://192.0.2.1:9')"
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
-    assert done.returncode == 1
-    assert "192.0.2.1" in (tmp_path / "reached").read_text()
+def test_not_even_a_name_is_looked_up(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD, encoding="utf-8")
+    log = tmp_path / "log"
+    guarded = {"PYTHONPATH": f"{tmp_path / 'guard'}{os.pathsep}{ROOT}", "AIRPLANE_LOG": str(log)}
+    assert_served(fly([], checkpoint, tmp_path, **guarded))
+    assert not log.exists() or log.read_text() == ""
+    assert len(list(tmp_path.glob("log.*"))) >= 3  # the flight, compiling and serving
+    # The guard does refuse: this asks for a name that cannot exist.
+    ask = "import socket; socket.getaddrinfo('fimble.invalid', 80)"
+    done = subprocess.run(
+        [sys.executable, "-c", ask], env=os.environ | guarded, capture_output=True, text=True, check=False
+    )
+    assert "no network here" in done.stderr
+    assert log.read_text() == "socket.getaddrinfo 'fimble.invalid'\n"
