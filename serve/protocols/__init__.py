@@ -19,6 +19,7 @@ from toolchain.contracts import manifest
 from toolchain.contracts.fim import FimSpec
 
 Body = Mapping[str, Any]
+TEXT_READERS = ("llm-ls", "@huggingface/inference")
 LLAMA_PATHS = frozenset({"/infill", "/completion", "/completions", "/props", "/slots"})
 
 
@@ -126,12 +127,13 @@ def request_from_prompt(
 def error_body(path: str, agent: str, status: int, message: str, field: str, kind: str) -> dict[str, Any]:
     """`error` as the clients of that path have it: a text, or OpenAI's object or llama.cpp's.
 
-    llm-ls reads the body whatever the status, and of its backends the one for llama.cpp wants a text below `/v1/` too.
-    In `detail`, which its backend for OpenAI reads, `loc` is one text, not the list that FastAPI writes.
+    llm-ls reads the body whatever the status, and of its backends the one for llama.cpp wants a text below `/v1/` too,
+    as does Hugging Face's client for JavaScript. In `detail`, which llm-ls's one for OpenAI reads, `loc` is one text,
+    not the list that FastAPI writes.
     """
     error: object = message
     blame = "invalid_request_error" if status < 500 else "server_error"
-    if agent.startswith("llm-ls"):
+    if agent.startswith(TEXT_READERS):
         pass
     elif path.startswith("/v1/"):
         error = {"message": message, "type": blame, "param": field, "code": kind}

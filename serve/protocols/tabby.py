@@ -15,6 +15,8 @@ from serve.protocols import Body, Exchange, Model
 from serve.requests import BadRequest, CompletionRequest, read_list, read_number, read_sampling, read_text
 from toolchain.contracts.manifest import tool_version
 
+API = "0.32.0"
+"""The version of Tabby whose API this is: its agent asks for the settings of no server older than 0.9."""
 EVENTS = ("view", "select", "dismiss")
 SNIPPETS = ("declarations", "relevant_snippets_from_changed_files", "relevant_snippets_from_recently_opened_files")
 
@@ -70,7 +72,7 @@ def health(model: Model) -> dict[str, Any]:
             "build_date": "",
             "build_timestamp": "",
             "git_sha": "",
-            "git_describe": f"fimble {tool_version()}",
+            "git_describe": f"v{API}-fimble-{tool_version()}",
         },
     }
 

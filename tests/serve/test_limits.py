@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -59,6 +60,22 @@ def raw_post(client: httpx.Client, path: str, body: dict[str, Any], agent: str =
     head = f"POST {path} HTTP/1.1\r\nHost: {url.host}\r\nUser-Agent: {agent}\r\nContent-Length: {len(content)}\r\n\r\n"
     connection.sendall(head.encode() + content)
     return connection
+
+
+@contextmanager
+def without_room(bundle: Bundle) -> Iterator[httpx.Client]:
+    """A server that computes for one program, has another wait, and has no place for a third."""
+    completer, runner = completer_for(bundle, repeats(bundle.tokenizer.encode("x").ids[0]))
+    runner.seconds_a_call = 0.2
+    with serving(completer, ServeSettings(queue_limit=1)) as client:
+        body = {"prompt": "a", "max_tokens": 200}
+        held = [raw_post(client, "/v1/completions", body, agent) for agent in ("first", "second")]
+        until(lambda: waiting(client) == 1)
+        try:
+            yield client
+        finally:
+            for connection in held:
+                connection.close()
 
 
 @pytest.mark.parametrize(
