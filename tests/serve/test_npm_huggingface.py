@@ -91,6 +91,6 @@ def test_a_model_that_fails(bundle: Bundle, call: str) -> None:
     with (
         serving(completer_for(bundle, fails)[0]) as http,
         driving("huggingface", str(http.base_url), "unused") as client,
+        pytest.raises(ClientError, match="the server failed"),
     ):
-        with pytest.raises(ClientError, match="the server failed"):
-            client.call(call, ASKED)
+        client.call(call, ASKED)
