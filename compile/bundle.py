@@ -62,6 +62,7 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         from compile import chat_config, cuda, library, library_cache, mlc_builder, proof, weights
 
+        weights.check(checkpoint, facts)
         params = draft.path / "params"
         params.mkdir()
         content = chat_config.make(facts, scheme, context, checkpoint, spec.end_of_text, ids, values(settings.set))
@@ -136,5 +137,6 @@ def _refuse_unfit(facts: Architecture, target: Target) -> None:
     ):
         if size % step:
             raise UnsupportedArchitecture(
-                f"a {name} of {size} is not supported: it must be a multiple of {step}", "Choose another base model."
+                f"the {name} in config.json is {size}, and our kernels need a multiple of {step}",
+                "Choose another base model.",
             )

@@ -95,9 +95,19 @@ def convert(
             files.discard_parts()
 
 
+def check(source: Path, facts: Architecture) -> None:
+    """Raise what `convert` would of missing tensors and shapes, by the headers of the checkpoint's files alone."""
+    _tensors(source, facts)
+
+
 def _tensors(source: Path, facts: Architecture) -> list[Tensor]:
     """What to write, in the order of MLC's names, held against what the config says."""
     family, entries = FAMILIES[facts.family], checkpoint.index(source)
+    if facts.layers > len(entries):  # the names of a billion layers would fill the memory
+        raise ArtifactError(
+            f"{source} holds {len(entries)} tensors, and its config.json says {facts.layers:,} layers",
+            "Use the config.json that belongs to the checkpoint.",
+        )
     names = family.weight_map(facts)
     missing = sorted({name for parts in names.values() for name in parts if name not in entries})
     if missing:

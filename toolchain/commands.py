@@ -215,6 +215,7 @@ def complete_command(
     )
     print(timings, file=sys.stderr)
     facts = {"text": done.text, "finish": done.finish, "prompt_tokens": done.prompt_tokens, **vars(cost)}
+    del facts["ending"]  # the engine's view; `finish` is the completion's
     show(as_json, facts, [done.text])
 
 

@@ -133,6 +133,19 @@ def test_wrong_shape_and_truncated_weights(checkpoint: Path, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_config_of_another_model_is_found_before_anything_is_compiled(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compile.library.build", lambda *_: pytest.fail("it compiled"))
+    config = json.loads((checkpoint / "config.json").read_text())
+    for change, told in (({"n_layer": 10**9}, "1,000,000,000 layers"), ({"n_inner": 512}, "has the shape")):
+        other = tmp_path / told[:3]
+        shutil.copytree(checkpoint, other)
+        (other / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ArtifactError, match=told):
+            execute(plan_compile(other, PARENT, CompileSettings()), tmp_path / "bundle", Silent())
+
+
 def test_settings_check_themselves() -> None:
     with pytest.raises(UnknownTarget, match="Did you mean 'cpu'"):
         CompileSettings(target=("cppu",))
