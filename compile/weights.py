@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -116,10 +117,24 @@ def _tensors(source: Path, facts: Architecture) -> list[Tensor]:
             "Fetch or write the checkpoint again.",
         )
     shapes = family.weight_shapes(facts)
+    # A layer that the config does not know would be left out in silence; buffers and a tied head's copy may be there.
+    used = {name for parts in names.values() for name in parts}
+    layers = {_numberless(name) for name in used if _numberless(name) != name}
+    more = sorted(name for name in entries if name not in used and _numberless(name) in layers)
+    if more:
+        raise ArtifactError(
+            f"{source} holds {more[0]}, beyond the {facts.layers} layers of its config.json",
+            "Use the config.json that belongs to the checkpoint.",
+        )
     tensors = [Tensor(ours, shapes[ours], {name: entries[name] for name in names[ours]}) for ours in sorted(names)]
     for tensor in tensors:
         _require_shape(tensor, source)
     return tensors
+
+
+def _numberless(name: str) -> str:
+    """A tensor's name with its layer left open."""
+    return re.sub(r"\.\d+\.", ".N.", name)
 
 
 def _require_shape(tensor: Tensor, source: Path) -> None:
@@ -182,9 +197,12 @@ def _converted(block: Block, scheme: Scheme) -> tuple[NDArray[Any], ...]:
             stored = (rows.astype(scheme.dtype, copy=False),)
     # The scale of a group that holds NaN or infinity is one of them.
     if not _all_finite(stored[-1]):
+        if _all_finite(rows):
+            wider = scheme.name.replace("f16", "f32")
+            instead = f"Use --quantization {wider}." if wider != scheme.name else "Train or merge again, in float32."
+            raise ArtifactError(f"{block.part} in {part.file} holds values beyond {scheme.dtype}", instead)
         raise ArtifactError(
-            f"{block.part} in {part.file} holds NaN or values beyond {scheme.dtype}",
-            "Train or merge again; this checkpoint is damaged.",
+            f"{block.part} in {part.file} holds NaN or infinity", "Train or merge again; this checkpoint is damaged."
         )
     return stored
 

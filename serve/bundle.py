@@ -76,7 +76,7 @@ def open_bundle(folder: Path) -> Bundle:
         )
     except FimbleError:
         raise
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ArtifactError(f"the bundle {folder} cannot be read ({reason})", "Compile it again.") from None
     if min(bundle.max_tokens, bundle.prefill_chunk) < 1 or bundle.context_size < SMALLEST_CONTEXT:

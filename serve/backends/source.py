@@ -53,7 +53,7 @@ def _context_size(folder: Path) -> int | None:
             config = json.loads((folder / file).read_text(encoding="utf-8"))
             told = (config.get(name) for name in ("context_window_size", "max_position_embeddings", "n_positions"))
             found = next((size for size in told if isinstance(size, int) and size > 0), None)
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, RecursionError, AttributeError):
             continue
         if found:
             return found

@@ -117,21 +117,23 @@ def test_progress_counts_the_bytes_that_are_read(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("value", "dtype", "scheme"),
+    ("value", "dtype", "scheme", "told"),
     [
-        (np.nan, "F32", "q4f16_1"),
-        (-np.inf, "BF16", "q8f32_1"),
-        (65520.0, "F32", "q4f16_1"),
-        (1e5, "BF16", "q0f16"),
-        (1e39, "F64", "q4f32_1"),
+        (np.nan, "F32", "q4f16_1", "NaN or infinity"),
+        (-np.inf, "BF16", "q8f32_1", "NaN or infinity"),
+        (65520.0, "F32", "q4f16_1", "values beyond float16. Use --quantization q4f32_1"),
+        (1e5, "BF16", "q0f16", "values beyond float16. Use --quantization q0f32"),
+        (1e39, "F64", "q4f32_1", "values beyond float32. Train or merge again"),
     ],
 )
 @pytest.mark.parametrize("name", ["transformer.h.1.mlp.c_fc.weight", "transformer.h.1.ln_1.bias"])
-def test_what_the_scheme_cannot_hold_is_named(name: str, value: float, dtype: str, scheme: str, tmp_path: Path) -> None:
+def test_what_the_scheme_cannot_hold_is_named(
+    name: str, value: float, dtype: str, scheme: str, told: str, tmp_path: Path
+) -> None:
     tensors, work = draw(), tmp_path / "work"
     tensors[name].flat[-1] = value
     source = save(tmp_path / "source", tensors, dtype)
-    with pytest.raises(ArtifactError, match=f"{name} in .*model.safetensors holds NaN or values beyond"):
+    with pytest.raises(ArtifactError, match=f"{name} in .*model.safetensors holds {told}"):
         convert(source, scheme, tmp_path / "out", work=work)
     assert list((tmp_path / "out").iterdir()) == []
     assert list(work.rglob("*.part")) == []
@@ -175,6 +177,16 @@ def test_missing_tensors_and_wrong_shapes_are_named(tmp_path: Path) -> None:
         source = save(tmp_path / f"wrong {number}", tensors | {"transformer.h.0.mlp.c_fc.bias": np.asarray(other)})
         with pytest.raises(ArtifactError, match=r"c_fc.bias in .* has the shape .*its config.json says \(500,\)"):
             convert(source, "q4f16_1", tmp_path / f"out 2 {number}")
+
+
+def test_a_layer_beyond_the_configs_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    tensors = draw()
+    bias = tensors["transformer.h.0.mlp.c_fc.bias"]
+    buffers = {"transformer.h.0.attn.bias": bias, "some.other": bias}
+    convert(save(tmp_path / "buffers", tensors | buffers), "q4f16_1", tmp_path / "out 1")
+    source = save(tmp_path / "more", tensors | {"transformer.h.9.mlp.c_fc.bias": bias})
+    with pytest.raises(ArtifactError, match=r"holds transformer.h.9.mlp.c_fc.bias, beyond the 2 layers of its config"):
+        convert(source, "q4f16_1", tmp_path / "out 2")
 
 
 def test_shapes_that_do_not_fit_together_are_named(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from toolchain.contracts import architectures, fim
-from toolchain.contracts.errors import FimTokenError, UnsupportedArchitecture
+from toolchain.contracts.errors import ArtifactError, FimTokenError, UnsupportedArchitecture
 
 STARCODER = {
     "model_type": "gpt_bigcode",
@@ -15,6 +16,15 @@ STARCODER = {
     "n_positions": 8192,
     "vocab_size": 49152,
     "unknown_key": 1,
+}
+LLAMA = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 512,
+    "vocab_size": 500,
 }
 
 
@@ -27,11 +37,34 @@ def test_parameters_of_starcoder() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"model_type": "mamba"}, {"multi_query": False}, {"activation_function": "relu"}, {"n_head": 47}]
+    "change",
+    [
+        {"model_type": "mamba"},
+        {"model_type": ["gpt_bigcode"]},
+        {"multi_query": False},
+        {"activation_function": "relu"},
+        {"n_head": 47},
+        {"n_positions": 10**12},
+        {"layer_norm_epsilon": "small"},
+        {"layer_norm_epsilon": -1},
+        {"layer_norm_epsilon": float("nan")},
+    ],
 )
 def test_variants_that_are_not_supported(change: dict[str, object]) -> None:
     with pytest.raises(UnsupportedArchitecture):
         architectures.from_config(STARCODER | change)
+
+
+@pytest.mark.parametrize("change", [{"rope_theta": float("nan")}, {"rope_theta": "a"}, {"rope_scaling": [1]}])
+def test_rotary_positions_that_are_no_numbers(change: dict[str, object]) -> None:
+    with pytest.raises(UnsupportedArchitecture):
+        architectures.from_config(LLAMA | change)
+
+
+def test_json_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        architectures.read(tmp_path)
 
 
 def test_fim_is_detected_by_name_and_loudly() -> None:

@@ -47,7 +47,7 @@ def read(folder: Path) -> dict[str, Stored]:
                 if record["name"] in found:
                     raise ArtifactError(f"{path} names {record['name']} twice", AGAIN)
                 found[record["name"]] = stored
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ArtifactError(f"{path} or a shard that it names cannot be read ({reason})", AGAIN) from None
     return found

@@ -37,7 +37,7 @@ def shards(folder: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{index} cannot be read ({error})", AGAIN) from None
         for name in names:
             if Path(name).name != name:
@@ -70,7 +70,7 @@ def read_header(file: Path) -> dict[str, Weight]:
         if max(ends, default=start) != size:
             raise ValueError(f"its {size:,} bytes are not those announced")
         return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ArtifactError(f"{file} is truncated or damaged ({error})", AGAIN) from None
 
 

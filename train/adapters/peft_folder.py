@@ -94,7 +94,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder} has no {CONFIG}", "Name an adapter folder in PEFT's layout.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read ({error})", "Mend or replace the file.") from None
     if not isinstance(config, dict):
         raise ArtifactError(f"{path} is not an object", "Mend or replace the file.")

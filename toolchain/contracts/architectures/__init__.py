@@ -6,6 +6,7 @@ One module a family; each gives `MODEL_TYPE` and `read(config)`. `compile/archit
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def read(checkpoint: Path) -> Architecture:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{checkpoint} has no config.json", "Name a checkpoint in Hugging Face's layout.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}", "Mend or replace the file.") from None
     if not isinstance(config, dict):
         raise ArtifactError(f"{path} holds no JSON object", "Mend or replace the file.")
@@ -38,8 +39,17 @@ def read(checkpoint: Path) -> Architecture:
 def from_config(config: dict[str, Any], where: str = "this checkpoint") -> Architecture:
     """The facts in a parsed `config.json`."""
     family = config.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise UnsupportedArchitecture(
             f"{where} has the architecture '{family}', which is not supported", f"Supported: {', '.join(FAMILIES)}."
         )
-    return FAMILIES[family](config)
+    try:
+        facts = FAMILIES[family](config)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UnsupportedArchitecture(f"the config.json of {where} holds a value of the wrong type ({error})") from None
+    if not all(math.isfinite(number) and number > 0 for number in (facts.norm_epsilon, *facts.rope)):
+        raise UnsupportedArchitecture(
+            f"the config.json of {where} gives an epsilon or rotary positions that are no positive numbers",
+            "Use the config.json that belongs to the checkpoint.",
+        )
+    return facts

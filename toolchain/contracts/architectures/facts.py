@@ -55,7 +55,7 @@ def size(config: Mapping[str, Any], family: str, key: str, default: int | None =
     """
     value = config.get(key)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
         problem = f"lacks '{key}'" if value is None else f"has {key}={value!r}"
         raise UnsupportedArchitecture(
             f"this {family} config.json {problem}", "Use the config.json that belongs to the checkpoint."
