@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toolchain.editors.broken import Broken
@@ -59,6 +59,7 @@ def placed(value: Any, path: tuple[str, ...], wanted: Any) -> Any:
     return {**value, path[0]: placed(value.get(path[0]), path[1:], wanted)}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(documents())
 def test_a_text_is_read_as_what_it_says(document: tuple[str, Any]) -> None:
     text, value = document
@@ -67,6 +68,7 @@ def test_a_text_is_read_as_what_it_says(document: tuple[str, Any]) -> None:
     assert json.dumps(node.value) == json.dumps(value)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(documents(), st.lists(KEYS, min_size=1, max_size=3).map(tuple), VALUES)
 def test_an_edit_gives_what_was_asked_for_and_a_second_one_nothing(
     document: tuple[str, Any], path: tuple[str, ...], wanted: Any
@@ -85,6 +87,7 @@ def test_an_edit_gives_what_was_asked_for_and_a_second_one_nothing(
     assert assign(after, path, wanted) == after
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(documents(), VALUES)
 def test_an_added_entry_leaves_every_character_where_it_was(document: tuple[str, Any], wanted: Any) -> None:
     text, _ = document
@@ -100,6 +103,7 @@ def test_an_added_entry_leaves_every_character_where_it_was(document: tuple[str,
     assert added[","] <= 1
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(documents(), st.data())
 def test_a_changed_value_leaves_the_text_around_it(document: tuple[str, Any], data: st.DataObject) -> None:
     text, value = document

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tomlkit
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -147,6 +147,7 @@ PLAIN = st.dictionaries(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(PLAIN)
 def test_whatever_tables_there_are_they_stay(tables: dict[str, Any]) -> None:
     served = Served("http://127.0.0.1:8000", TOKENIZER, fim.STARCODER, 256, "m")
@@ -165,6 +166,7 @@ def test_whatever_tables_there_are_they_stay(tables: dict[str, Any]) -> None:
     assert merge("toml", after, made) == after
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(PLAIN)
 def test_whatever_mapping_there_is_it_stays(mapping: dict[str, Any]) -> None:
     served = Served("http://127.0.0.1:8000", TOKENIZER, fim.STARCODER, 256, "m")

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toolchain.contracts.errors import SettingsError
@@ -44,6 +44,7 @@ def test_a_program_in_a_folder_with_quotes_is_run_by_a_shell(tmp_path: Path) -> 
     assert done.stdout == f"{script}\nserve\n{ODD}\n"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 def test_a_unit_runs_the_words_that_it_was_given(words: list[str]) -> None:
     text = systemd.setup(replace(SERVICE, command=("/bin/x", *words)), MACHINE).text
@@ -146,6 +147,7 @@ def test_an_agent_runs_its_words_with_the_key_from_its_file(key: str | None, tmp
     assert run_agent(folder, key) == {"arguments": [ODD, "--port"], "key": key}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(KEYS)
 def test_a_key_comes_out_of_its_file_as_it_went_in(key: str) -> None:
     shell = [*("/bin/sh", "-c"), 'set -a; eval "$(cat)"; printf %s "$FIMBLE_API_KEY"']
