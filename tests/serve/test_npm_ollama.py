@@ -10,8 +10,8 @@ import pytest
 from serve.bundle import Bundle
 from serve.settings import ServeSettings
 from tests.serve.conftest import completer_for, saying, serving, until
-from tests.serve.node import ClientError, Program, driving, needs_node
-from tests.serve.scripted import repeats
+from tests.serve.programs import ClientError, Program, driving, needs_node
+from tests.serve.scripted import fails, repeats
 from tests.serve.test_limits import without_room
 from tests.serve.test_metrics import counted
 
@@ -110,9 +110,6 @@ def test_no_room(bundle: Bundle, call: str) -> None:
 
 @pytest.mark.parametrize("call", ["generate", "stream"])
 def test_a_model_that_fails(bundle: Bundle, call: str) -> None:
-    def fails(held: object, vocab_size: int) -> object:
-        raise RuntimeError("at /home/user/secret.py")
-
     with (
         serving(completer_for(bundle, fails)[0]) as http,
         driving("ollama", str(http.base_url)) as client,

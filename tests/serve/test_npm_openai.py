@@ -11,7 +11,8 @@ import pytest
 from serve.bundle import Bundle
 from serve.settings import ServeSettings
 from tests.serve.conftest import completer_for, saying, serving
-from tests.serve.node import ClientError, Program, driving, needs_node
+from tests.serve.programs import ClientError, Program, driving, needs_node
+from tests.serve.scripted import fails
 from tests.serve.test_limits import without_room
 
 pytestmark = needs_node
@@ -121,9 +122,6 @@ def test_no_room(bundle: Bundle, call: str) -> None:
 
 
 def test_a_model_that_fails(bundle: Bundle) -> None:
-    def fails(held: object, vocab_size: int) -> Any:
-        raise RuntimeError("at /home/user/secret.py")
-
     with serving(completer_for(bundle, fails)[0]) as http, driving("openai", url(http), "unused") as client:
         for call in ("complete", "stream"):
             with pytest.raises(ClientError, match="the server failed"):

@@ -15,7 +15,7 @@ import pytest
 from serve.bundle import Bundle
 from serve.settings import ServeSettings
 from tests.serve.conftest import completer_for, saying, serving, until
-from tests.serve.node import MODULES, Program, needs_node, started
+from tests.serve.programs import MODULES, Program, needs_node, node, running, started
 from tests.serve.test_limits import without_room
 
 pytestmark = needs_node
@@ -39,11 +39,14 @@ def address(http: httpx.Client) -> str:
     return str(http.base_url).rstrip("/")
 
 
+def at(home: Path) -> dict[str, str]:
+    return {"HOME": str(home), "USERPROFILE": str(home)}
+
+
 @contextmanager
 def agent(http: httpx.Client, home: Path, key: str = KEY) -> Iterator[Program]:
     server = {"endpoint": address(http), "token": key}
-    with started(AGENT, home=home) as running:
-        program = Program(running)
+    with running([node(), str(AGENT)], at(home)) as program:
         assert program.ask("initialize", {"config": {"server": server, "anonymousUsageTracking": {"disable": True}}})
         yield program
 
@@ -89,14 +92,14 @@ def test_no_room_is_no_lost_connection(bundle: Bundle, tmp_path: Path) -> None:
 class LanguageServer:
     """The other end of a language server: messages with a length before each."""
 
-    def __init__(self, running: subprocess.Popen[str]) -> None:
-        self._running, self._asked = running, 0
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process, self._asked = process, 0
 
     def tell(self, method: str, params: Any, **fields: Any) -> None:
-        assert self._running.stdin is not None
+        assert self._process.stdin is not None
         text = json.dumps({"jsonrpc": "2.0", "method": method, "params": params, **fields})
-        self._running.stdin.write(f"Content-Length: {len(text)}\r\n\r\n{text}")
-        self._running.stdin.flush()
+        self._process.stdin.write(f"Content-Length: {len(text)}\r\n\r\n{text}")
+        self._process.stdin.flush()
 
     def ask(self, method: str, params: Any) -> Any:
         self._asked += 1
@@ -106,10 +109,10 @@ class LanguageServer:
         return said["result"]
 
     def _next(self) -> Any:
-        assert self._running.stdout is not None
-        length = int(self._running.stdout.readline().removeprefix("Content-Length: "))
-        self._running.stdout.readline()
-        return json.loads(self._running.stdout.read(length))
+        assert self._process.stdout is not None
+        length = int(self._process.stdout.readline().removeprefix("Content-Length: "))
+        self._process.stdout.readline()
+        return json.loads(self._process.stdout.read(length))
 
 
 def test_as_a_language_server(http: httpx.Client, tmp_path: Path) -> None:
@@ -119,8 +122,8 @@ def test_as_a_language_server(http: httpx.Client, tmp_path: Path) -> None:
         f'[server]\nendpoint = "{address(http)}"\ntoken = "{KEY}"\n[anonymousUsageTracking]\ndisable = true\n'
     )
     uri = "file:///add.py"
-    with started(AGENT, "--lsp", "--stdio", home=tmp_path) as running:
-        server = LanguageServer(running)
+    with started([node(), str(AGENT), "--lsp", "--stdio"], at(tmp_path)) as process:
+        server = LanguageServer(process)
         client = {"processId": None, "rootUri": None, "clientInfo": {"name": "test"}, "capabilities": {}}
         assert "completionProvider" in server.ask("initialize", client)["capabilities"]
         server.tell("initialized", {})

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from serve.bundle import Bundle, open_bundle
 from serve.settings import ServeSettings
 from tests.serve.conftest import completer_for, saying, serving, write_bundle
-from tests.serve.scripted import ScriptedRunner, repeats
+from tests.serve.scripted import ScriptedRunner, fails, repeats
 
 openai = pytest.importorskip("openai", reason="needs OpenAI's client")
 
@@ -92,9 +92,6 @@ def test_other_refusals_are_the_clients_too(http: httpx.Client, client: Any) -> 
 
 
 def test_a_model_that_fails_within_a_stream(bundle: Bundle) -> None:
-    def fails(held: object, vocab_size: int) -> Any:
-        raise RuntimeError("at /home/user/secret.py")
-
     with serving(completer_for(bundle, fails)[0]) as http:
         with pytest.raises(openai.APIError, match="the server failed"):
             list(client_of(http).completions.create(model="any", prompt="a", stream=True))

@@ -1,4 +1,4 @@
-"""Clients that are programs for Node.js, driven by lines of JSON; `make clients` installs them."""
+"""Clients that run as programs of their own, driven by lines of JSON; `make clients` installs them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import json
 import queue
 import shutil
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parent / "npm"
-MODULES = FOLDER / "node_modules"
+NPM = Path(__file__).parent / "npm"
+MODULES = NPM / "node_modules"
+TGI = Path(__file__).parent / "tgi"
+TGI_PACKAGES = Path(sys.prefix) / "text-generation"
 SECONDS = 30
 
 needs_node = pytest.mark.skipif(
     not (MODULES / ".package-lock.json").exists(), reason="needs npm's clients, which `make clients` installs"
+)
+needs_tgi = pytest.mark.skipif(
+    not (TGI_PACKAGES / ".installed").exists(), reason="needs TGI's client, which `make clients` installs"
 )
 
 
@@ -74,21 +80,30 @@ def node() -> str:
     return str(next(Path(executable.ROOT_DIR).glob("bin/node"), Path(executable.ROOT_DIR, "node.exe")))
 
 
+def driving(name: str, *arguments: str) -> AbstractContextManager[Program]:
+    """The client for Node.js that a driver in `npm/` has, with the driver's arguments."""
+    return running([node(), str(NPM / f"{name}.mjs"), *arguments])
+
+
+def driving_tgi(*arguments: str) -> AbstractContextManager[Program]:
+    """TGI's client among packages of its own: it wants older ones than others do, so none of ours are seen."""
+    command = [sys.executable, "-S", "-P", str(TGI / "drive.py"), *arguments]
+    return running(command, {"PYTHONPATH": str(TGI_PACKAGES)})
+
+
 @contextmanager
-def started(script: Path, *arguments: str, home: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A program with its two ends to talk to; with `home` as its user's folder."""
-    places = {"HOME": str(home), "USERPROFILE": str(home)} if home else {}
+def running(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[Program]:
+    with started(command, environment) as process:
+        yield Program(process)
+
+
+@contextmanager
+def started(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A program with its two ends to talk to."""
     with subprocess.Popen(
-        [node(), str(script), *arguments], env=places, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as running:
+        command, env=environment or {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
-            yield running
+            yield process
         finally:
-            running.kill()
-
-
-@contextmanager
-def driving(name: str, *arguments: str) -> Iterator[Program]:
-    """The client that a driver in `npm/` has, with the driver's arguments."""
-    with started(FOLDER / f"{name}.mjs", *arguments) as running:
-        yield Program(running)
+            process.kill()
