@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +47,7 @@ def editor_command(
     if write and known and not files:
         looked = " or ".join(map(str, known[:2]))
         raise SettingsError(f"{editor.title} has no settings here, such as {looked}", "Start it once, or give --file.")
-    written = [write_settings(editor, served, found) for found in files] if write and known else []
+    written = write_settings(editor, served, files) if write and known else []
     made = editor.make(served)
     facts: dict[str, Any] = {
         "editor": name,
@@ -75,59 +74,25 @@ def service_command(
 ) -> None:
     """A service that runs fimble serve at login: its file, and the commands that turn it on."""
     from toolchain.editors import telling
-    from toolchain.machine import this_machine
-    from toolchain.replacing import replace
-    from toolchain.service import launchd, systemd, task
-    from toolchain.service.service import Service, environment_file
+    from toolchain.service import making
+    from toolchain.service.service import Service
 
-    known = {"linux": systemd.setup, "macos": launchd.setup, "windows": task.setup}
-    here = {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
-    system = system or here
-    check("--system", system, system in known, f"one of: {', '.join(known)}")
-    if write and system != here:
+    system = system or making.this_system()
+    check("--system", system, system in making.SYSTEMS, f"one of: {', '.join(making.SYSTEMS)}")
+    if write and system != making.this_system():
         raise SettingsError(f"a service for {system} cannot be put into place here", "Leave --write out.")
     serving = choose(ServeSettings, "serve", read_tables(), flags)
     check("--port", serving.port, serving.port != 0, "a port that stays the same")
-    telling.served("", bundle)
+    telling.served("", bundle)  # a folder that cannot be served is told now
     secrets = {variable: flags[name] for name, variable in VARIABLES.items() if flags.get(name)}
-    file = find_file(Path.cwd())
     shown = {name: value for name, value in flags.items() if name not in VARIABLES and value is not None}
-    command = (*_program(), "serve", str(bundle.absolute()), *command_line(shown))
+    file = find_file(Path.cwd())
+    command = (*making.program(), "serve", str(bundle.absolute()), *command_line(shown))
     service = Service(command, file.absolute().parent if file else Path.home(), secrets)
-    machine = this_machine()
-    made = known[system](service, machine)
-    elsewhere = "" if system == here else ", with this machine's paths"
-    told = [f"{made.file}{elsewhere}:", made.text]
-    written = []
-    if write:
-        if secrets and made.key_file:
-            written.append(replace(made.key_file, environment_file(secrets), private=True))
-            made.key_file.chmod(0o600)
-        written.append(replace(made.file, made.content))
-        told = [done.told() for done in written]
-    told += ["To turn it on:", *(f"  {line}" for line in made.on)]
-    told += ["To see what it does:", f"  {made.look}", "To turn it off:", *(f"  {line}" for line in made.off)]
-    if not (written and secrets and made.key_file):
-        names = " and ".join(secrets) or VARIABLES["api_key"]
-        told.append(f"A key belongs, as {names}, in {made.keys}.")
-    facts = {
-        "system": system,
-        "file": str(made.file),
-        "text": made.text,
-        "command": list(command),
-        "on": list(made.on),
-        "look": made.look,
-        "off": list(made.off),
-        "key_file": str(made.key_file) if made.key_file else None,
-        "written": [done.to_json() for done in written],
-    }
-    show(as_json, facts, told)
-
-
-def _program() -> tuple[str, ...]:
-    """What runs fimble, as this process does, by its whole path."""
-    script = Path(sys.executable).with_name("fimble.exe" if sys.platform == "win32" else "fimble")
-    return (str(script),) if script.is_file() else (sys.executable, "-P", "-m", "toolchain.cli")
+    made = making.make(system, service)
+    written = making.put(made, secrets) if write else []
+    told = making.lines(system, service, made, written)
+    show(as_json, making.facts(system, service, made, written), told)
 
 
 def _address(url: str | None) -> str:

@@ -31,7 +31,7 @@ def nvim(*commands: str) -> Any:
 
 def test_llm_nvim_is_set_up_with_odd_paths_and_all(tmp_path: Path, served: Served) -> None:
     file, tokenizer = tmp_path / ODD / "fimble.lua", Path("/t") / ODD / "\ttokenizer.json"
-    write(EDITORS["neovim"], replace(served, tokenizer=tokenizer, key='k"\\'), file)
+    write(EDITORS["neovim"], replace(served, tokenizer=tokenizer, key='k"\\'), [file])
     load = load_line(EDITORS["neovim"], file)
     spy = "lua package.loaded.llm = { setup = function(options) io.write(vim.json.encode(options)) end }"
     options = nvim(spy, f"lua {load}")
@@ -47,7 +47,7 @@ def test_llm_nvim_is_set_up_with_odd_paths_and_all(tmp_path: Path, served: Serve
 
 def test_llama_vim_keeps_what_else_is_set(tmp_path: Path, served: Served) -> None:
     file = tmp_path / ODD / "fimble.vim"
-    write(EDITORS["llama.vim"], replace(served, key="it's"), file)
+    write(EDITORS["llama.vim"], replace(served, key="it's"), [file])
     load = load_line(EDITORS["llama.vim"], file)
     own = "let g:llama_config = {'show_info': 0, 'n_predict': 9}"
     options = nvim(own, str(load), "lua io.write(vim.json.encode(vim.g.llama_config))")

@@ -9,12 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from toolchain.contracts.editors.catalogue import EDITORS
+from toolchain.contracts.editors.catalogue import EDITORS, Editor
 from toolchain.contracts.editors.served import Served
 from toolchain.contracts.errors import SettingsError
+from toolchain.editors import writing
 from toolchain.editors.places import existing, settings_files
-from toolchain.editors.writing import write
 from toolchain.machine import Machine
+from toolchain.replacing import Replaced
+
+
+def write(editor: Editor, served: Served, file: Path) -> Replaced:
+    (done,) = writing.write(editor, served, [file])
+    return done
+
 
 VSCODE, ZED, NEOVIM = EDITORS["vscode"], EDITORS["zed"], EDITORS["neovim"]
 
@@ -65,6 +72,14 @@ def test_a_broken_file_is_refused_and_stays(content: bytes, words: list[str], tm
         assert word in str(refusal.value)
     assert file.read_bytes() == content
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_where_one_of_several_is_broken_none_is_written(tmp_path: Path, served: Served) -> None:
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    files[1].write_text("{")
+    with pytest.raises(SettingsError, match=r"two\.json, line 1, column 2"):
+        writing.write(ZED, served, files)
+    assert [path.name for path in tmp_path.iterdir()] == ["two.json"]
 
 
 def test_a_link_stays_a_link_and_a_failure_leaves_all_as_it_was(
