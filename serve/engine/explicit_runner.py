@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from serve.engine.library import Library, zeros
 from serve.engine.runner import parts, refuse_unfit
+from toolchain.contracts.errors import ArtifactError
 
 
 class ExplicitRunner:
@@ -43,8 +44,14 @@ class ExplicitRunner:
         )
 
     def _make_cache(self) -> list[Any]:
-        """Keys and values of all layers, zeroed, for `context_size` tokens."""
+        """Keys and values of all layers, zeroed, for `context_size` tokens. Raises ArtifactError without the room."""
         said = self.library.metadata["cache"]
         blocks = -(-self.context_size // said["block"])
         shapes = (tuple(blocks if axis == "blocks" else axis for axis in said[name]) for name in ("keys", "values"))
-        return [self.library.tensor(zeros(shape, said["dtype"])) for shape in shapes]
+        try:
+            return [self.library.tensor(zeros(shape, said["dtype"])) for shape in shapes]
+        except MemoryError as error:
+            raise ArtifactError(
+                f"keys and values of {self.context_size:,} tokens do not fit into memory ({error})",
+                "Compile the model with a smaller --context-size.",
+            ) from None

@@ -15,6 +15,8 @@ from compile.bundle import plan_compile
 from compile.schemes import parse_scheme
 from compile.settings import CompileSettings
 from serve.bundle import load_runner, open_bundle
+from serve.engine.explicit_runner import ExplicitRunner
+from serve.engine.library import Library
 from tests.compile.conftest import PARENT
 from toolchain.contracts import architectures, manifest, object_archive, processors, targets
 from toolchain.contracts.cache_folder import VARIABLE
@@ -241,3 +243,11 @@ def test_an_interrupted_build_leaves_nothing(checkpoint: Path, tmp_path: Path, m
 
 def test_load_runner_gives_the_context_of_the_bundle(bundle: Path) -> None:
     assert load_runner(open_bundle(bundle), Silent()).context_size == 160
+
+
+def test_a_cache_that_memory_does_not_hold_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_bundle(bundle)
+    loaded = Library(opened.libraries[0][1], opened.params)
+    monkeypatch.setattr(Library, "context_size", 2**45)
+    with pytest.raises(ArtifactError, match=r"of 35,184,372,088,832 tokens do not fit into memory.*--context-size"):
+        ExplicitRunner(loaded, 2**45)
