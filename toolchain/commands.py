@@ -17,6 +17,7 @@ import typer
 
 from compile.settings import CompileSettings
 from serve.settings import ServeSettings
+from toolchain.artifact_commands import inspect_command, prune_command, push_command, report_command
 from toolchain.command_line import BundlePath, Json, read_tables, show
 from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
@@ -219,67 +220,10 @@ def complete_command(
     show(as_json, facts, [done.text])
 
 
-@app.command("inspect")
-def inspect_command(
-    folder: Annotated[Path, typer.Argument(help="A folder that fimble wrote; of a workspace, its bundle.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Hash every file again.")] = False,
-    as_json: Json = False,
-) -> None:
-    """What an artifact is, and what it was made from."""
-    from toolchain.inspection import describe, lines
-    from toolchain.workspace import named_artifact
-
-    report = describe(named_artifact(folder), verify)
-    show(as_json, report, lines(report))
-    if report.get("problems"):
-        sys.exit(1)
-
-
-@app.command("report")
-def report_command(
-    folders: Annotated[list[Path], typer.Argument(help="Adapters, full checkpoints, or workspaces of up.")],
-    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
-    as_json: Json = False,
-) -> None:
-    """One page with the curves of one or several trainings, laid over one another."""
-    from toolchain.report import read_runs, write_page
-
-    runs = read_runs(folders)
-    write_page(runs, out)
-    facts = {"page": str(out.resolve()), "runs": [run.name for run in runs]}
-    show(as_json, facts, [f"{out}: {', '.join(run.name for run in runs)}"])
-
-
-@app.command("push")
-def push_command(
-    folder: Annotated[Path, typer.Argument(help="An artifact; of a workspace, its bundle.")],
-    repository: Annotated[str, typer.Argument(help="Where on the hub: owner/name.")],
-    public: Annotated[bool, typer.Option("--public", help="A new repository is for everybody to see.")] = False,
-    message: Annotated[str, typer.Option("--message", help="The commit's message.")] = "Upload with fimble",
-    as_json: Json = False,
-) -> None:
-    """Publish an artifact on a Hugging Face hub, privately unless told otherwise, with a card of its origin."""
-    from toolchain.console import console
-    from toolchain.publishing import push
-    from toolchain.workspace import named_artifact
-
-    with console() as progress:
-        url = push(named_artifact(folder), repository, public, message, progress)
-    show(as_json, {"url": url}, [url])
-
-
-@app.command("prune")
-def prune_command(
-    workspace: Annotated[Path, typer.Argument(help="The workspace of up.")] = Path(".fimble"),
-    as_json: Json = False,
-) -> None:
-    """Remove from a workspace what neither its current bundle nor the previous one was made from."""
-    from toolchain.workspace import prune
-
-    done = prune(workspace)
-    show(as_json, done, [*done["removed"], f"removed {len(done['removed'])} folders, {done['bytes']:,} bytes"])
-
-
+app.command("inspect")(inspect_command)
+app.command("report")(report_command)
+app.command("push")(push_command)
+app.command("prune")(prune_command)
 app.command("editor")(editor_command)
 app.command("service")(service_command)
 
