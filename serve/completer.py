@@ -88,7 +88,7 @@ class Completer:
         if request.ids:
             return list(request.ids), min(request.max_tokens, bundle.context_size - len(request.ids))
         max_tokens = min(request.max_tokens, bundle.context_size // 2)
-        room = bundle.context_size - max_tokens
+        room = bundle.context_size - max(max_tokens, 1)
         ids = prompts.build(
             request.prefix, request.suffix, bundle.tokenizer, bundle.spec, bundle.ids, room, request.extra
         )

@@ -8,9 +8,9 @@ do the same and leave the FIM tokens out when nothing follows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolchain.contracts.fim import FimIds, FimSpec
+from toolchain.contracts.fim import KNOWN, FimIds, FimSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,17 +22,41 @@ WHOLE_LINE_SHARE = 4
 """One part in so many of the text that fits may be given up so that it begins or ends with a whole line."""
 
 
-def take_apart(prompt: str, spec: FimSpec) -> tuple[str, str] | None:
-    """Prefix and suffix of a PSM prompt as text, or None when it is none.
+class Parts(NamedTuple):
+    """What a FIM prompt holds: the text around the cursor, and other files as name and text."""
 
-    Only the outermost tokens count: the first at the very start, the middle one at the very end. Between them the
-    last suffix token divides; one spelled out in the user's own text before the cursor stays text.
+    prefix: str
+    suffix: str
+    extra: tuple[tuple[str, str], ...] = ()
+
+
+def take_apart(prompt: str, spec: FimSpec) -> Parts | None:
+    """The parts of a PSM prompt as text, or None when it is none.
+
+    Editors choose the tokens by the model's name, which they may not know, so those of every known family are taken
+    where `spec`'s own are not there. Only the outermost tokens count: the first at the very start, or behind other
+    files with their separators, the middle one at the very end. Between them the last suffix token divides; one
+    spelled out in the user's own text before the cursor stays text.
     """
-    if not prompt.startswith(spec.prefix) or not prompt.endswith(spec.middle):
+    for tokens in (spec, *KNOWN):
+        parts = _take_apart(prompt, tokens)
+        if parts:
+            return parts
+    return None
+
+
+def _take_apart(prompt: str, spec: FimSpec) -> Parts | None:
+    head, begun, around = prompt.partition(spec.prefix)
+    starts = [name for name in (spec.repository_name, spec.file_separator) if name]
+    if not begun or not around.endswith(spec.middle) or (head and not head.startswith(tuple(starts))):
         return None
-    body = prompt[len(spec.prefix) : len(prompt) - len(spec.middle)]
-    prefix, found, suffix = body.rpartition(spec.suffix)
-    return (prefix, suffix) if found else None
+    prefix, found, suffix = around[: len(around) - len(spec.middle)].rpartition(spec.suffix)
+    if not found:
+        return None
+    # Before the first separator stands the repository's name, after the last the name of the file itself.
+    files = head.split(spec.file_separator)[1:-1] if spec.file_separator else []
+    named = (file.rstrip("\n").partition("\n") for file in files)
+    return Parts(prefix, suffix, tuple((name, text + "\n") for name, _, text in named))
 
 
 def build(

@@ -38,7 +38,8 @@ class CompletionRequest:
     `raw` text is continued as it comes, by no rule of completion and no deadline of the server's; None leaves it to
     whether there is a suffix, and False tells that an editor asks, whose cursor may stand at the end of a file.
     After `deadline_ms` the answer is what there is by then. `extra` are other files, as name and text. `ids`, where
-    there are any, are the prompt itself, as tokens, in the place of all text.
+    there are any, are the prompt itself, as tokens, in the place of all text. With `max_tokens` 0 the prompt is only
+    read, so that the next one is answered sooner.
     """
 
     prefix: str

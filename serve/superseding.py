@@ -4,6 +4,7 @@ Not every editor gives up what it no longer wants. What a request shows of a fil
 cursor, tells by itself: both show the same text, but for what was typed or deleted at the cursor. Where windows are
 cut differently at their far ends, they agree as far as both go. Raw text is a program's, whose requests never
 supersede each other, and neither does a request that asks for the very same again, which wants another sample.
+One that only has its prompt read is of no use any more once something else is asked, and supersedes nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Side(NamedTuple):
 
 def supersedes(newer: CompletionRequest, older: CompletionRequest) -> bool:
     """Whether whoever sent `newer` has no use for the answer to `older`, provided that one client sent both."""
+    if not newer.max_tokens or not older.max_tokens:
+        return not older.max_tokens
     if newer.is_raw or older.is_raw or (newer.prefix, newer.suffix) == (older.prefix, older.suffix):
         return False
     before, after = _sides(newer.prefix[-WINDOW:], newer.suffix[:WINDOW], newer)

@@ -112,11 +112,11 @@ def request_from_prompt(
     """A request whose prompt ends at the cursor, or without a suffix may be a FIM prompt, which is taken apart."""
     prefix = read_text(body, prompt_field)
     parts = None if suffix else prompts.take_apart(prefix, model.spec)
-    if parts:
-        prefix, suffix = parts
+    around = parts or prompts.Parts(prefix, suffix)
     return CompletionRequest(
-        prefix=prefix,
-        suffix=suffix,
+        prefix=around.prefix,
+        suffix=around.suffix,
+        extra=around.extra,
         raw=False if parts else None,  # FIM tokens are an editor's, also at the end of a file
         max_tokens=read_max_tokens(options, tokens_field, model.defaults.max_tokens),
         sampling=read_sampling(options, model.defaults.sampling),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from serve.engine.engine import Statistics
 from serve.protocols import EVENTS, Body, Exchange, Model, Stream, request_from_prompt
 from serve.requests import (
     BadRequest,
@@ -41,11 +42,11 @@ REFUSED = {
 ANY_SEED = 0xFFFFFFFF  # llama.cpp's own default, which means none
 
 
-def infill(body: Body, model: Model) -> Exchange:
+def infill(body: Body, model: Model) -> Exchange | dict[str, Any]:
     """The text around the cursor; `prompt` is what was typed after `input_prefix`, and other files come beside it."""
     prefix, suffix = read_text(body, "input_prefix"), read_text(body, "input_suffix")
     typed = read_text(body, "prompt") if body.get("prompt") is not None else ""
-    options = _options(body)
+    options, extra = _options(body), _extra(body)
     wanted = CompletionRequest(
         prefix=prefix + typed,
         suffix=suffix,
@@ -53,10 +54,14 @@ def infill(body: Body, model: Model) -> Exchange:
         sampling=read_sampling(options, model.defaults.sampling),
         stop=read_stop(options, "stop"),
         raw=False,
-        deadline_ms=_deadline(body),
-        extra=_extra(body),
+        extra=extra,
     )
-    return _exchange(body, model, wanted)
+    exchange = _exchange(body, model, _timed(wanted, body))
+    seen = extra if model.spec.file_separator else ()
+    if _is_warm_up(body) and not (prefix or typed or suffix or seen):
+        # Reading nothing would only cost the cache what it holds.
+        return _last(model, wanted, Completion("", "length", 0, Statistics()), "")
+    return exchange
 
 
 def complete(body: Body, model: Model) -> Exchange:
@@ -67,8 +72,7 @@ def complete(body: Body, model: Model) -> Exchange:
     # llm-vscode's users leave Hugging Face's parameters in place when they switch to this dialect.
     options = _options(over(body, body.get("parameters")))
     field = "max_new_tokens" if options.get("n_predict") is None else "n_predict"
-    wanted = request_from_prompt(body, "prompt", options, field, model)
-    return _exchange(body, model, replace(wanted, deadline_ms=_deadline(body)))
+    return _exchange(body, model, _timed(request_from_prompt(body, "prompt", options, field, model), body))
 
 
 def props(model: Model) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def _options(body: Body) -> dict[str, Any]:
     if options.get("seed") == ANY_SEED:
         options["seed"] = None
     if _is_warm_up(body):
-        options["n_predict"] = 1
+        options["n_predict"] = None
     if options.get("repeat_penalty") is not None:
         read_number(options, "repeat_penalty", 1, 0.1, 10)
         options["repetition_penalty"] = options["repeat_penalty"]
@@ -107,11 +111,16 @@ def _is_warm_up(body: Body) -> bool:
     return count == 0 and not isinstance(count, bool)
 
 
-def _deadline(body: Body) -> int | None:
-    """llama.cpp times reading and writing apart; together they are when its client wants an answer."""
+def _timed(wanted: CompletionRequest, body: Body) -> CompletionRequest:
+    """`wanted`, done when its client wants an answer: llama.cpp times reading and writing apart.
+
+    A warm-up takes the time that it needs, since whatever the same client asks next ends it.
+    """
     writing = read_number(body, "t_max_predict_ms", 0, -1, 1e9)
     reading = read_number(body, "t_max_prompt_ms", 0, -1, 1e9)
-    return int(writing + max(reading, 0)) if writing >= 1 else None
+    if _is_warm_up(body):
+        return replace(wanted, max_tokens=0)
+    return replace(wanted, deadline_ms=int(writing + max(reading, 0)) if writing >= 1 else None)
 
 
 def _extra(body: Body) -> tuple[tuple[str, str], ...]:
@@ -128,16 +137,15 @@ def _exchange(body: Body, model: Model, wanted: CompletionRequest) -> Exchange:
     fields = read_list(body, "response_fields")
     if not all(isinstance(name, str) for name in fields):
         raise BadRequest("response_fields", "a list of strings is needed")
-    silent = _is_warm_up(body)
 
     def last(completion: Completion, content: str) -> dict[str, Any]:
-        reply = _last(model, wanted, completion, "" if silent else content)
+        reply = _last(model, wanted, completion, content)
         return _picked(reply, fields) if fields else reply
 
     def events(piece: str | Completion) -> Iterable[object]:
         if isinstance(piece, Completion):
             yield last(piece, "")
-        elif not silent:
+        else:
             yield {"index": 0, "content": piece, "tokens": [], "stop": False, "id_slot": 0}
 
     stream = Stream(EVENTS, events) if read_flag(body, "stream") else None
@@ -156,7 +164,7 @@ def _last(model: Model, wanted: CompletionRequest, completion: Completion, conte
         "tokens_predicted": said.generated,
         "tokens_evaluated": completion.prompt_tokens,
         "tokens_cached": said.reused,
-        "generation_settings": _settings(wanted),
+        "generation_settings": {**_settings(wanted), "n_ctx": model.context_size},
         "has_new_line": "\n" in completion.text,
         "truncated": False,
         "stop_type": _stop_type(completion),

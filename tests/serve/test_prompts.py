@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from serve.bundle import Bundle
 from serve.prompts import build, take_apart
-from toolchain.contracts.fim import STARCODER
+from toolchain.contracts.fim import QWEN_CODER, STARCODER, STARCODER2
 
 P, S, M = STARCODER.prefix, STARCODER.suffix, STARCODER.middle
 code = st.text(st.sampled_from("ab =\n\t():é漢🎉"), max_size=80)
@@ -19,12 +19,12 @@ nasty = st.lists(st.sampled_from(["x = 1\n", P, S, M, "<|endoftext|>", " ", "é"
 
 @given(code, code)
 def test_what_the_editor_joins_comes_apart(prefix: str, suffix: str) -> None:
-    assert take_apart(f"{P}{prefix}{S}{suffix}{M}", STARCODER) == (prefix, suffix)
+    assert take_apart(f"{P}{prefix}{S}{suffix}{M}", STARCODER) == (prefix, suffix, ())
 
 
 @given(nasty, code)
 def test_control_tokens_in_the_text_before_the_cursor_stay_text(prefix: str, suffix: str) -> None:
-    assert take_apart(f"{P}{prefix}{S}{suffix}{M}", STARCODER) == (prefix, suffix)
+    assert take_apart(f"{P}{prefix}{S}{suffix}{M}", STARCODER) == (prefix, suffix, ())
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,25 @@ def test_control_tokens_in_the_text_before_the_cursor_stay_text(prefix: str, suf
 )
 def test_other_text_is_no_fim_prompt(prompt: str) -> None:
     assert take_apart(prompt, STARCODER) is None
+
+
+def test_other_files_before_the_first_token_are_files() -> None:
+    repository = (
+        "<|repo_name|>shop\n<|file_sep|>cart.py\nclass Cart:\n    pass\n\n<|file_sep|>lines.py\nx = 1\n"
+        "<|file_sep|>main.py\n<|fim_prefix|>cart = <|fim_suffix|>\n<|fim_middle|>"
+    )
+    files = (("cart.py", "class Cart:\n    pass\n"), ("lines.py", "x = 1\n"))
+    assert take_apart(repository, QWEN_CODER) == ("cart = ", "\n", files)
+    nameless = f"<file_sep>x = 1\ny = 2\n<file_sep>z = 3<file_sep>{P}a{S}b{M}"
+    assert take_apart(nameless, STARCODER2) == ("a", "b", (("x = 1", "y = 2\n"), ("z = 3", "\n")))
+    assert take_apart(f"# more\n{repository}", QWEN_CODER) is None
+
+
+def test_tokens_of_another_family_are_an_editors_that_does_not_know_the_model() -> None:
+    assert take_apart(f"{P}a{S}b{M}", QWEN_CODER) == ("a", "b", ())
+    assert take_apart("<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>", STARCODER) == ("a", "b", ())
+    own = f"{P}a<|fim_suffix|>{S}b{M}"
+    assert take_apart(own, STARCODER) == ("a<|fim_suffix|>", "b", ())
 
 
 def prompt_of(bundle: Bundle, prefix: str, suffix: str, room: int = 200) -> list[int]:

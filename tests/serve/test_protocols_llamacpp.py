@@ -11,7 +11,8 @@ import pytest
 
 from serve import prompts
 from serve.bundle import Bundle
-from serve.protocols import describe, llamacpp
+from serve.protocols import Exchange, describe, llamacpp
+from serve.requests import CompletionRequest
 from tests.serve.conftest import completer_for, saying, serving
 from tests.serve.scripted import ScriptedRunner, repeats
 
@@ -78,10 +79,16 @@ def test_what_was_typed_goes_behind_the_prefix(served: tuple[httpx.Client, Scrip
     assert runner.held[: len(prompt)] == prompt
 
 
+def wanted_by(body: dict[str, Any], bundle: Bundle) -> CompletionRequest:
+    asked = llamacpp.infill(body, describe(bundle))
+    assert isinstance(asked, Exchange)
+    return asked.wanted
+
+
 def test_the_request_says_it_is_an_editors_with_its_other_files_and_deadline(bundle: Bundle) -> None:
-    wanted = llamacpp.infill(VIM, describe(bundle)).wanted
+    wanted = wanted_by(VIM, bundle)
     assert (wanted.raw, wanted.deadline_ms, wanted.extra) == (False, 1500, (("x.py", "x = 1\n"),))
-    plain = llamacpp.infill({"input_prefix": "", "input_suffix": ""}, describe(bundle)).wanted
+    plain = wanted_by({"input_prefix": "", "input_suffix": ""}, bundle)
     assert (plain.raw, plain.deadline_ms, plain.extra) == (False, None, ())
 
 
@@ -96,6 +103,27 @@ def test_a_warm_up_says_nothing(served: tuple[httpx.Client, ScriptedRunner], str
     calls = len(runner.calls)
     client.post("/infill", json=body)
     assert len(runner.calls) == calls + 1  # all but the last token was in the cache
+
+
+def test_a_warm_up_takes_the_time_that_it_needs(bundle: Bundle) -> None:
+    wanted = wanted_by(VIM | {"n_predict": 0, "t_max_prompt_ms": 1, "t_max_predict_ms": 1}, bundle)
+    assert (wanted.max_tokens, wanted.deadline_ms) == (0, None)
+
+
+def test_a_warm_up_without_text_leaves_the_cache_alone(
+    served: tuple[httpx.Client, ScriptedRunner], qwen_bundle: Bundle
+) -> None:
+    client, runner = served
+    empty = VIM | {"input_prefix": "", "input_suffix": "", "prompt": "", "n_predict": 0}
+    held = list(runner.held)
+    assert client.post("/infill", json=empty | {"response_fields": [""]}).status_code == 200
+    assert runner.held == held
+    # A model that sees other files has those to read.
+    completer, runner = completer_for(qwen_bundle, saying(qwen_bundle, REPLY))
+    with serving(completer) as http:
+        http.post("/infill", json=empty)
+    read = qwen_bundle.tokenizer.decode(runner.held, skip_special_tokens=False)
+    assert read.startswith("<|file_sep|>x.py\nx = 1\n<|file_sep|>")
 
 
 @pytest.mark.parametrize("path", ["/completion", "/completions"])

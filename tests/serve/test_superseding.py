@@ -76,6 +76,14 @@ def test_other_places_the_same_again_and_raw_text_do_not(older: CompletionReques
     assert not supersedes(newer, older)
 
 
+@pytest.mark.parametrize("asked", [typed("x"), seen("d", 1), CompletionRequest("a script's")])
+def test_reading_ahead_gives_way_to_whatever_is_asked_and_takes_nothings_place(asked: CompletionRequest) -> None:
+    for reading in (CompletionRequest("", raw=False, max_tokens=0), replace(asked, max_tokens=0)):
+        assert supersedes(asked, reading)
+        assert not supersedes(reading, asked)
+        assert supersedes(reading, reading)
+
+
 def test_infilling_one_line_of_a_file_after_another_is_no_typing() -> None:
     """As evaluations do it: each request lacks another line of the same file."""
     lines = FILE[:3000].splitlines(keepends=True)
