@@ -12,7 +12,7 @@ applied to that text as it would have streamed. What is counted stands for accep
     harmed     share of the completions that begin with all that was missing and are not exact
     tokens     tokens generated until the end was known, a completion
 
-    python -P -m benchmarks.rules BUNDLE DATASET [--items 120] [--tokens 64] [--seed 0]
+    python -P -m benchmarks.rules BUNDLE DATASET [--items 120] [--tokens 64] [--seed 0] [--keep FILE]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import random
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -80,12 +80,16 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=120)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="a file for the places and what was written there, as JSON lines")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         items = choose_items(open_texts(chosen.dataset, "heldout", Path(cache)), chosen.items, chosen.seed)
     opened = open_bundle(chosen.bundle)
     completer = Completer(opened, open_native(opened, Silent()), pipeline=())
     written = [write(completer, item, chosen.tokens) for item in track(items, "completing", transient=True)]
+    if chosen.keep:
+        kept = (asdict(item) | asdict(one) for item, one in zip(items, written, strict=True))
+        chosen.keep.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
     pipelines = {"none": (), "all": rules.ALL} | {f"without {name}": rules.without([name]) for name in rules.NAMES}
     scores = {
         name: {kind: score(pipeline, items, written, kind) for kind in (*KINDS, "any")}

@@ -18,10 +18,9 @@ from pathlib import Path
 
 from compile import cuda
 from compile.schemes import Scheme
-from toolchain.contracts import object_archive, tvm_package
+from toolchain.contracts import manifest, tvm_package
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.cache_folder import cache_folder
-from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.processors import machine
 from toolchain.contracts.targets import Target, this_system
@@ -49,11 +48,12 @@ def fetch(key: str, out: Path, build: Callable[[Path], None]) -> None:
     `key` covers everything that decides its content.
     """
     folder = cache_folder("libraries")
-    kept = folder / f"{key}{out.suffix}"
-    if not _usable(kept):
+    kept = _kept(folder, key, out.suffix)
+    if kept is None:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             built = Path(work) / f"library{out.suffix}"
             build(built)
+            kept = folder / _name(key, built)
             os.replace(built, kept)
     shutil.copyfile(kept, out)
 
@@ -67,13 +67,17 @@ def key(facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target) -> s
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _usable(path: Path) -> bool:
-    if path.suffix != ".a":
-        return path.is_file()
-    try:
-        return bool(object_archive.read(path))
-    except ArtifactError:
-        return False
+def _kept(folder: Path, key: str, suffix: str) -> Path | None:
+    """The library kept under `key`, if its content is still what its name says; one that is damaged goes."""
+    for path in folder.glob(f"{key}-*{suffix}"):
+        if path.name == _name(key, path):
+            return path
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _name(key: str, library: Path) -> str:
+    return f"{key}-{manifest.sha256_of(library)[:16]}{library.suffix}"
 
 
 def _sources() -> str:

@@ -26,6 +26,7 @@ NEXT_STEPS = {
     errno.EACCES: NOT_ALLOWED,
     errno.EPERM: NOT_ALLOWED,
     errno.EROFS: NOT_ALLOWED,
+    errno.EFBIG: "Raise the limit on file sizes (ulimit -f).",
 }
 
 

@@ -219,7 +219,9 @@ def test_models_of_one_shape_share_a_library(checkpoint: Path, tmp_path: Path, m
     second = execute(plan_compile(checkpoint, other, CompileSettings()), tmp_path / "second", Silent())
     assert second.facts == first.facts
     (kept,) = (tmp_path / "cache" / "libraries").glob("*.a")
-    kept.write_bytes(b"damaged")
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
     monkeypatch.undo()
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     third = execute(plan_compile(checkpoint, other, CompileSettings()), tmp_path / "third", Silent())
