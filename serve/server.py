@@ -42,11 +42,15 @@ def run(
     from serve.request_log import RequestLog
 
     if settings.upstream and len(sources) > 1:
-        raise SettingsError("an upstream serves one model", "Give one folder.")
+        raise SettingsError("all models of an upstream have one tokenizer", "Give one folder.")
     with listen(settings.host, settings.port) as listener:
         url = address(settings.host, listener.getsockname()[1])
         stamps = [source.stamp() for source in sources]
-        completers = [_open(source, settings, progress) for source in sources]
+        completers = (
+            _open_upstream(sources[0].find(), settings)
+            if settings.upstream
+            else [_open(source, settings, progress) for source in sources]
+        )
         server = Server(completers, settings)
         progress.say(f"serving {', '.join(completer.bundle.name for completer in completers)} at {url}")
         ready(url)
@@ -73,19 +77,21 @@ def check(settings: ServeSettings) -> None:
 
 def _open(source: Source, settings: ServeSettings, progress: Progress) -> Completer:
     """The bundle at `source`, loaded."""
-    bundle, backend = _open_backend(source.find(), settings, progress)
-    named = replace(bundle, name=source.name or bundle.name)
-    return Completer(named, backend, rules.without(settings.without), settings.deadline_ms)
+    bundle = open_bundle(source.find())
+    backend = open_backend(bundle, settings.engine, progress)
+    return _completer(replace(bundle, name=source.name or bundle.name), backend, settings)
 
 
-def _open_backend(folder: Path, settings: ServeSettings, progress: Progress) -> tuple[Bundle, Backend]:
-    """What is served, and what generates for it."""
-    if settings.upstream:
-        extras.need("httpx")
-        from serve.backends.upstream import open_upstream
+def _open_upstream(folder: Path, settings: ServeSettings) -> list[Completer]:
+    """The upstream's models, with what `folder` says of their prompts."""
+    extras.need("httpx")
+    from serve.backends.upstream import open_upstream
 
-        return open_upstream(
-            settings.upstream, settings.upstream_key, settings.upstream_model, folder, settings.concurrency
-        )
-    bundle = open_bundle(folder)
-    return bundle, open_backend(bundle, settings.engine, progress)
+    opened = open_upstream(
+        settings.upstream or "", settings.upstream_key, settings.upstream_model, folder, settings.concurrency
+    )
+    return [_completer(bundle, backend, settings) for bundle, backend in opened]
+
+
+def _completer(bundle: Bundle, backend: Backend, settings: ServeSettings) -> Completer:
+    return Completer(bundle, backend, rules.without(settings.without), settings.deadline_ms)

@@ -40,13 +40,13 @@ class ServeSettings:
     """The address of a server with OpenAI's API that generates instead, such as http://host:8000/v1."""
 
     upstream_model: str | None = None
-    """The upstream's model to use; its first unless given."""
+    """The upstream's model for requests that name none of its models; its first unless given."""
 
     upstream_key: str | None = None
     """The key that the upstream wants."""
 
     concurrency: int = 32
-    """Requests that an upstream works on at once; more wait here."""
+    """Requests that a model of an upstream works on at once; more wait here."""
 
     deadline_ms: int = 30_000
     """Milliseconds after which an editor is answered with what there is by then."""

@@ -147,8 +147,8 @@ def connect(url: str, key: str | None) -> httpx.Client:
 
 def open_upstream(
     url: str, key: str | None, wanted: str | None, folder: Path, concurrency: int
-) -> tuple[Bundle, Upstream]:
-    """The model called `wanted`, or the first, of the upstream at `url`, and what its prompts are made with.
+) -> list[tuple[Bundle, Upstream]]:
+    """Every model of the upstream at `url`, adapters among them, and what its prompts are made with; `wanted` first.
 
     Raises SettingsError for an upstream that does not answer or has no such model.
     """
@@ -156,9 +156,12 @@ def open_upstream(
     models = {model.name: model for model in offered(client)}
     if wanted and wanted not in models:
         raise SettingsError(f"the upstream has no model '{wanted}'", suggest(wanted, models))
-    model = models[wanted] if wanted else next(iter(models.values()))
-    bundle = replace(open_source(folder, model.context_size), name=model.name)
-    return bundle, Upstream(client, model.name, bundle, concurrency)
+    first = wanted or next(iter(models))
+    opened = []
+    for model in sorted(models.values(), key=lambda model: model.name != first):
+        bundle = replace(open_source(folder, model.context_size), name=model.name)
+        opened.append((bundle, Upstream(client, model.name, bundle, concurrency)))
+    return opened
 
 
 def offered(client: httpx.Client) -> list[Offered]:

@@ -34,7 +34,7 @@ EDITOR = CompletionRequest("def add(a, b):\n    return ", "\n", max_tokens=20)
 
 def behind(client: httpx.Client, bundle: Bundle, key: str | None = None) -> Completer:
     """A completer of our own whose text comes from the server that `client` reaches."""
-    return Completer(*open_upstream(f"{client.base_url}/v1", key, None, bundle.folder, 4))
+    return Completer(*open_upstream(f"{client.base_url}/v1", key, None, bundle.folder, 4)[0])
 
 
 def test_completions_are_those_of_the_upstream(bundle: Bundle) -> None:
@@ -120,6 +120,31 @@ def test_a_model_that_it_does_not_have(bundle: Bundle) -> None:
     completer, _ = completer_for(bundle, saying(bundle, "x"))
     with serving(completer) as client, pytest.raises(SettingsError, match="no model 'tynx'"):
         open_upstream(f"{client.base_url}/v1", None, "tynx", bundle.folder, 1)
+
+
+def test_its_models_are_chosen_by_name(bundle: Bundle) -> None:
+    """As vLLM lists a base and the adapters of teams."""
+    base, _ = completer_for(bundle, saying(bundle, "of the base"))
+    other = replace(bundle, name="payments")
+    team, _ = completer_for(other, saying(bundle, "of payments"))
+    with serving(base, others=[team]) as upstream:
+        url = f"{upstream.base_url}/v1"
+        opened = [Completer(*model) for model in open_upstream(url, None, None, bundle.folder, 4)]
+        assert [one.bundle.name for one in opened] == ["tiny", "payments"]
+        preferred = open_upstream(url, None, "payments", bundle.folder, 4)
+        assert [model.name for model, _ in preferred] == ["payments", "tiny"]
+        with serving(opened[0], others=opened[1:]) as client:
+            said = {
+                name: client.post("/v1/completions", json={"prompt": "return ", "suffix": "\n", "model": name}).json()
+                for name in ("tiny", "payments", "any other")
+            }
+            listed = client.get("/v1/models").json()["data"]
+    assert {name: reply["choices"][0]["text"] for name, reply in said.items()} == {
+        "tiny": "of the base",
+        "payments": "of payments",
+        "any other": "of the base",
+    }
+    assert [card["id"] for card in listed] == ["tiny", "payments"]
 
 
 def test_nobody_there(bundle: Bundle) -> None:
