@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -46,13 +46,13 @@ class Server:
     def __init__(self, completers: Sequence[Completer], settings: ServeSettings) -> None:
         """Raises SettingsError when two have one name."""
         self._access = Access(settings)
-        self.metrics = Metrics(lambda: self._count("running"), lambda: self._count("waiting"))
+        self.metrics = Metrics(
+            running=lambda: sum(scheduler.running for scheduler in self.models.schedulers()),
+            waiting=lambda: sum(scheduler.waiting for scheduler in self.models.schedulers()),
+        )
         self.models = Models(
             completers, lambda one: Scheduler(one, settings.queue_limit, settings.supersede, self.metrics)
         )
-
-    def _count(self, what: Literal["running", "waiting"]) -> int:
-        return sum(getattr(scheduler, what) for scheduler in self.models.schedulers())
 
     def app(self) -> Starlette:
         keyed, local = self._for_clients, self._for_this_machine

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.contracts import manifest
-from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.errors import ArtifactError, SettingsError
 
 Stamp = tuple[Path, int, int]
 
@@ -27,3 +28,16 @@ class Source:
         except (ArtifactError, OSError):
             return None
         return folder, found.st_ino, found.st_mtime_ns
+
+
+def name_and_folder(bundle: str) -> tuple[str | None, Path]:
+    """What a user calls a bundle to serve: a folder, which may stand behind a name and an equals sign.
+
+    Raises SettingsError for what cannot be a name.
+    """
+    name, given, folder = bundle.partition("=")
+    if not given or Path(bundle).exists():
+        return None, Path(bundle)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise SettingsError(f"'{name}' cannot be a model's name", "Use letters, digits, '.', '_' and '-'.")
+    return name, Path(folder)

@@ -6,7 +6,6 @@ object on the last line of standard output.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -40,7 +39,7 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 Sources = Annotated[list[str], typer.Argument(help="Folders, Git repositories or their URLs.")]
 Bundles = Annotated[
-    list[str], typer.Argument(metavar="BUNDLE...", help="Bundles, or workspaces of up, each as FOLDER or NAME=FOLDER.")
+    list[str], typer.Argument(metavar="BUNDLE", help="Bundles, or workspaces of up, each as FOLDER or NAME=FOLDER.")
 ]
 BaseName = Annotated[str, typer.Option("--base", help="A checkpoint folder or a hub id.")]
 
@@ -174,12 +173,12 @@ def compile_command(
 def serve_command(bundles: Bundles, as_json: Json = False, **flags: Any) -> None:
     """Completions over HTTP, in the protocols that editors speak."""
     from serve.server import run
-    from serve.sources import Source
+    from serve.sources import Source, name_and_folder
     from toolchain.console import console
     from toolchain.workspace import named_artifact
 
     chosen = choose(ServeSettings, "serve", read_tables(), flags)
-    named = [_name_and_folder(bundle) for bundle in bundles]
+    named = [name_and_folder(bundle) for bundle in bundles]
     sources = [Source(partial(named_artifact, folder), name) for name, folder in named]
     first, (_, shown) = sources[0].find(), named[0]
     with console() as progress:
@@ -249,16 +248,6 @@ def _tell_served(as_json: bool, url: str, bundle: Path, named: Path, facts: dict
     vscode = telling.vscode_settings(telling.served(url, named))
     told = {"bundle": str(bundle.resolve()), **facts, "url": url, "vscode": vscode}
     show(as_json, told, [f"bundle: {bundle}", *telling.short_lines(vscode, named)])
-
-
-def _name_and_folder(bundle: str) -> tuple[str | None, Path]:
-    """What the user calls a bundle to serve: a folder, which may stand behind a name and an equals sign."""
-    name, given, folder = bundle.partition("=")
-    if not given or Path(bundle).exists():
-        return None, Path(bundle)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise SettingsError(f"'{name}' cannot be a model's name", "Use letters, digits, '.', '_' and '-'.")
-    return name, Path(folder)
 
 
 def _execute(make_plan: Callable[[Progress], Plan], out: Path, as_json: bool) -> None:

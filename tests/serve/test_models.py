@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from serve.app import Server
 from serve.bundle import Bundle
 from serve.completer import Completer
 from serve.settings import ServeSettings
+from serve.sources import name_and_folder
 from tests.serve.conftest import completer_for, saying, serving
 from toolchain.contracts.errors import SettingsError
 
@@ -65,3 +67,13 @@ def test_all_are_listed(client: httpx.Client) -> None:
 def test_two_of_one_name_are_refused(bundle: Bundle) -> None:
     with pytest.raises(SettingsError, match=r"two bundles are called one. Serve one by another name: .*NAME=BUNDLE"):
         Server([called("one", bundle), called("one", bundle)], ServeSettings())
+
+
+def test_a_name_may_stand_before_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    assert name_and_folder("a=b") == (None, Path("a=b"))
+    assert name_and_folder("small=../x=y") == ("small", Path("../x=y"))
+    assert name_and_folder(".fimble") == (None, Path(".fimble"))
+    with pytest.raises(SettingsError, match="'sm all' cannot be a model's name"):
+        name_and_folder("sm all=x")
