@@ -7,7 +7,7 @@ object on the last line of standard output.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,9 @@ from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
 from toolchain.options import with_options
+from toolchain.plan_command import PresetName, plan_command
 from toolchain.setup_commands import editor_command, service_command
+from train import presets
 from train.data.settings import CollectSettings
 from train.settings import ScratchSettings, TrainSettings
 
@@ -112,7 +114,10 @@ def collect_command(sources: Sources, out: Out, as_json: Json = False, **flags: 
 def train_command(
     dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
     out: Out,
-    base: Annotated[str, typer.Option("--base", help="A checkpoint folder, a hub id, or scratch.")],
+    base: Annotated[
+        str | None, typer.Option("--base", help="A checkpoint folder, a hub id, or scratch; else the preset's.")
+    ] = None,
+    preset: PresetName = None,
     as_json: Json = False,
     **flags: Any,
 ) -> None:
@@ -121,7 +126,14 @@ def train_command(
     from train.fine_tune import plan_train
     from train.scratch import plan_scratch
 
-    tables = read_tables()
+    tables: Mapping[str, Mapping[str, Any]] = read_tables()
+    if preset is not None:
+        named = presets.load(preset)
+        if base == "scratch":
+            raise SettingsError("--preset has no effect with --base scratch", "Leave one of them out.")
+        base, tables = base or named.base, presets.under(named, tables, flags)
+    if base is None:
+        raise SettingsError("there is no base to train", "Name one with --base, or a --preset.")
     if base == "scratch":
         known = settings.field_types(ScratchSettings)
         for name, value in flags.items():
@@ -131,8 +143,11 @@ def train_command(
         scratch = choose(ScratchSettings, "scratch", tables, flags)
         _execute(lambda progress: plan_scratch(dataset, scratch), out, as_json)
         return
-    chosen = choose(TrainSettings, "train", tables, flags)
-    _execute(lambda progress: plan_train(dataset, open_base(base, _cache()), chosen), out, as_json)
+    opened, chosen = base, choose(TrainSettings, "train", tables, flags)
+    _execute(lambda progress: plan_train(dataset, open_base(opened, _cache()), chosen), out, as_json)
+
+
+app.command("plan")(plan_command)
 
 
 @app.command("merge")

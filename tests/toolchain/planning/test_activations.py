@@ -1,0 +1,85 @@
+"""The formulas for activations beside the tensors that autograd keeps, block by block.
+
+Here on the processor, so in its arithmetic: on a GPU the formulas take layer norms to be in float32.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.train
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from tests.toolchain.planning import shapes  # noqa: E402
+from toolchain.contracts import architectures  # noqa: E402
+from toolchain.planning import activations, layers, memory  # noqa: E402
+from toolchain.planning.activations import Pass  # noqa: E402
+from toolchain.planning.settings import PlanSettings  # noqa: E402
+
+ERROR = 0.01
+PEAK_ERROR = 0.1
+
+
+def a_pass(family: str, full: bool, number: int) -> Pass:
+    return Pass(
+        model=shapes.shape(family),
+        batch=shapes.BATCH,
+        length=shapes.LENGTH,
+        full=full,
+        number=number,
+        residual=4 if full else number,
+        rank=shapes.RANK,
+        on_gpu=False,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+@pytest.mark.parametrize("family", shapes.CONFIGS)
+def test_what_a_block_keeps(family: str, full: bool, dtype: torch.dtype) -> None:
+    two, three = (shapes.kept_bytes(family, count, full, dtype, checkpointing=False) for count in (2, 3))
+    run = a_pass(family, full, dtype.itemsize)
+    expected = activations.of_block(run)
+    if full and run.mixed:  # autocast's copies of weights, which the plan counts on their own
+        expected += run.number * layers.block_weights(run.model) // run.model.layers
+    assert three - two == pytest.approx(expected, rel=ERROR)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+@pytest.mark.parametrize("family", shapes.CONFIGS)
+def test_what_a_block_keeps_with_checkpointing(family: str, full: bool, dtype: torch.dtype) -> None:
+    two, three = (shapes.kept_bytes(family, count, full, dtype, checkpointing=True) for count in (2, 3))
+    assert three - two == activations.between_blocks(a_pass(family, full, dtype.itemsize))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "dtype", "checkpointing"),
+    [
+        (512, torch.float32, False),
+        (512, torch.float32, True),
+        (512, torch.bfloat16, False),
+        (512, torch.bfloat16, True),
+        (4096, torch.bfloat16, True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+@pytest.mark.parametrize("family", ["gpt_bigcode", "llama"])
+def test_the_peak_of_a_pass(family: str, full: bool, vocabulary: int, dtype: torch.dtype, checkpointing: bool) -> None:
+    config = shapes.config(family, 4) | {"vocab_size": vocabulary}
+    model = architectures.from_config(config)
+    settings = PlanSettings(
+        method="full" if full else "lora",
+        batch_size=shapes.BATCH,
+        sequence_length=shapes.LENGTH,
+        lora_rank=shapes.RANK,
+        gradient_checkpointing=checkpointing,
+    )
+    expected = {part.name: part.bytes for part in memory.terms(model, settings, 1, on_gpu=False, number=dtype.itemsize)}
+    states = ("weights, float32", "weights, 16 bits", "weights, 32 bits", "adapter, float32", "gradients, float32")
+    for name in (*states, "Adam's moments, float32", "context and libraries"):
+        expected.pop(name, None)
+    assert shapes.peak_bytes(config, full, dtype, checkpointing) == pytest.approx(
+        sum(expected.values()), rel=PEAK_ERROR
+    )

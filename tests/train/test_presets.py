@@ -1,0 +1,96 @@
+"""Presets: the reference's values, under what the user sets, and refused where `fimble train` lacks something."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from toolchain.contracts.errors import SettingsError
+from toolchain.contracts.settings import choose
+from train import presets
+from train.settings import TrainSettings
+
+COMMON: dict[str, Any] = {
+    "sequence_length": 2048,
+    "max_steps": 2000,
+    "schedule": "cosine",
+    "warmup_steps": 30,
+    "weight_decay": 0.01,
+    "evaluate_every": 100,
+    "dtype": "bfloat16",
+    "gradient_checkpointing": True,
+    "fim_rate": 0.5,
+    "spm_rate": 0.5,
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "starcoder-qlora-a100-40gb": COMMON
+    | {"method": "qlora", "batch_size": 4, "gradient_accumulation": 4, "learning_rate": 5e-4}
+    | {"lora_rank": 32, "lora_alpha": 64, "lora_dropout": 0.0},
+    "starcoder-full-fsdp-8xa100-80gb": COMMON
+    | {"method": "full", "batch_size": 1, "gradient_accumulation": 2, "learning_rate": 5e-5},
+    "starcoderbase-1b-lora": COMMON
+    | {"method": "lora", "batch_size": 8, "gradient_accumulation": 2, "learning_rate": 5e-4}
+    | {"lora_rank": 8, "lora_alpha": 32, "lora_dropout": 0.0},
+    "starcoderbase-1b-full": COMMON
+    | {"method": "full", "batch_size": 8, "gradient_accumulation": 2, "learning_rate": 5e-5},
+    "starcoderplus-chat-qlora": {
+        "objective": "chat",
+        "method": "qlora",
+        "optimizer": "paged_adamw_32bit",
+        "batch_size": 8,
+        "gradient_accumulation": 2,
+        "learning_rate": 2e-4,
+        "sequence_length": 2048,
+        "max_steps": 1000,
+        "schedule": "constant",
+        "lora_rank": 8,
+        "lora_alpha": 32,
+        "lora_dropout": 0.1,
+        "dtype": "bfloat16",
+        "gradient_checkpointing": True,
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_has_the_published_values(name: str) -> None:
+    assert dict(presets.load(name).train) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_what_a_preset_asks_for_is_taken_or_named_as_lacking(name: str) -> None:
+    preset = presets.load(name)
+    assert preset.about
+    assert preset.source
+    if missing := presets.lacking(preset):
+        with pytest.raises(SettingsError) as caught:
+            presets.under(preset, {}, {})
+        assert all(phrase in caught.value.message for phrase in missing)
+        return
+    made = dataclasses.asdict(choose(TrainSettings, "train", presets.under(preset, {}, {}), {}))
+    assert made == {**made, **preset.train}
+
+
+def test_flags_come_before_the_file_the_file_before_the_preset_and_the_preset_before_the_defaults() -> None:
+    tables = {"train": {"max-steps": 7, "lora-rank": 4}, "serve": {"port": 80}}
+    flags = {"max_steps": 3, "lora_alpha": None}
+    under = presets.under(presets.load("qwen2.5-coder-1.5b-lora"), tables, flags)
+    made = choose(TrainSettings, "train", under, flags)
+    assert (made.max_steps, made.lora_rank, made.learning_rate, made.seed) == (3, 4, 2e-4, TrainSettings().seed)
+    assert under["serve"] == {"port": 80}
+
+
+def test_a_preset_is_refused_only_for_what_is_left_of_it() -> None:
+    lacking = presets.Preset("x", "", "", "base", "gpu", {"method": "by-magic", "batch_size": 3})
+    assert presets.lacking(lacking) == ["method by-magic"]
+    assert presets.under(lacking, {}, {"method": "lora"})["train"]["batch_size"] == 3
+    wider = dataclasses.replace(lacking, train={}, count=8)
+    with pytest.raises(SettingsError, match="sharding over 8 GPUs"):
+        presets.under(wider, {}, {})
+
+
+def test_a_misspelt_preset_has_a_suggestion() -> None:
+    with pytest.raises(SettingsError, match="Did you mean 'starcoderbase-1b-lora'"):
+        presets.load("starcoderbase-1b-lara")

@@ -1,0 +1,78 @@
+"""What the command line asks of planning: settings put together, a plan made, its facts and its lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+from toolchain.contracts.errors import SettingsError
+from toolchain.contracts.settings import choose, field_types
+from toolchain.planning import gpus, lines, machine, models, plan, published
+from toolchain.planning.plan import Machine
+from toolchain.planning.settings import MachineSettings, PlanSettings
+from train import presets
+from train.presets import Preset
+
+Told = tuple[dict[str, Any], list[str]]
+
+
+def run(
+    base: str | None, preset: Preset | None, tables: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]
+) -> Told:
+    """Facts for a program and lines for people. Flags come first, then `[train]`, then the preset."""
+    settings = settings_for(preset, tables, flags)
+    asked = {"count": preset.count, "gpu": preset.gpu} if preset else {}
+    wanted = choose(MachineSettings, "plan", {"plan": asked}, flags)
+    if wanted.gpu is None and wanted.count > 1:
+        raise SettingsError("--count needs a GPU to count", f"Name one with --gpu: {', '.join(gpus.names())}.")
+    where = _planned(wanted, settings) if wanted.gpu else machine.this_machine()
+    base = base or (preset.base if preset else None)
+    if base is None:
+        if wanted.gpu:
+            raise SettingsError("there is no base to plan for", "Name one with --base, or a --preset.")
+        fits = machine.survey(where, settings)
+        rows = [
+            {
+                "base": fit.base,
+                "parameters": fit.parameters,
+                "training": fit.training and plan.to_json(fit.training),
+                "serving_bytes": round(fit.serving_bytes),
+                "served": fit.served,
+            }
+            for fit in fits
+        ]
+        return {"machine": asdict(where), "bases": rows}, lines.of_machine(where, fits)
+    made = plan.predict(base, models.read(base), settings, where)
+    facts, shown = plan.to_json(made), lines.of_plan(made)
+    if preset is not None:
+        lacking = presets.lacking(preset)
+        facts["lacking"] = lacking
+        shown += [f"fimble train does not have yet: {', '.join(lacking)}"] if lacking else []
+        if preset.name in published.RUNS:
+            shown += published.lines(
+                published.RUNS[preset.name], published.terms(made.model, settings, made.machine.count)
+            )
+    return facts, shown
+
+
+def settings_for(
+    preset: Preset | None,
+    tables: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    flags: Mapping[str, Any] = MappingProxyType({}),
+) -> PlanSettings:
+    """What a plan depends on, from flags, then `[train]` of `fimble.toml`, then the preset."""
+    written = {key.replace("-", "_"): value for key, value in tables.get("train", {}).items()}
+    together = {**(preset.train if preset else {}), **written}
+    known = {name: value for name, value in together.items() if name in field_types(PlanSettings)}
+    return choose(PlanSettings, "train", {"train": known}, flags)
+
+
+def _planned(wanted: MachineSettings, settings: PlanSettings) -> Machine:
+    assert wanted.gpu is not None
+    found = gpus.find(wanted.gpu)
+    number = 4 if settings.dtype == "float32" else 2
+    price = wanted.price if wanted.price is not None else found.price
+    flops = found.flops if number == 2 else None
+    return Machine(found.name, found.memory, flops, price, wanted.count, gpus.bandwidth(wanted.link), number=number)

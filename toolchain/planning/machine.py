@@ -1,0 +1,95 @@
+"""This machine: what training would run on here, and which well-known bases can be trained and served."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from toolchain.contracts import architectures
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.errors import UserError
+from toolchain.planning import models
+from toolchain.planning import plan as planning
+from toolchain.planning.plan import Machine, Plan
+from toolchain.planning.settings import PlanSettings
+
+Q4F16_1_BYTES = 0.5 + 2 / 32
+"""A weight in q4f16_1: four bits, and a float16 scale for each 32."""
+SERVER_BYTES = 300_000_000
+"""The server itself: a round figure."""
+MATRIX = 1024
+MEASURING_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A well-known base on this machine: the first method that can train it with its settings, and serving's bytes."""
+
+    base: str
+    parameters: int
+    training: Plan | None
+    serving_bytes: float
+    served: bool
+
+
+def this_machine() -> Machine:
+    """What `fimble train` would use here, with the speed of a product of matrices as the speed of a training.
+
+    Without torch only the memory is known. Raises UserError where not even that is.
+    """
+    if not hasattr(os, "sysconf"):
+        raise UserError("this system does not tell its memory", "Name a GPU to plan for with --gpu.")
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if importlib.util.find_spec("torch") is None:
+        return Machine("cpu", total, None, on_gpu=False, number=4)
+    import torch
+
+    from train import models as training
+
+    device = training.best_device()
+    dtype = training.arithmetic("auto", device)
+    flops = _measure(torch, device, dtype)
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return Machine(found.name, float(found.total_memory), flops, number=dtype.itemsize)
+    name = device.type
+    if torch.backends.mps.is_available() and device.type != "mps":
+        name += " (there is an MPS device, which training does not use)"
+    return Machine(name, total, flops, on_gpu=device.type != "cpu", number=dtype.itemsize)
+
+
+def survey(machine: Machine, settings: PlanSettings) -> list[Fit]:
+    """All well-known bases on a machine, the smallest first."""
+    shapes = {name: architectures.from_config(config) for name, config in models.known().items()}
+    return [_fit(name, shapes[name], machine, settings) for name in sorted(shapes, key=lambda n: shapes[n].parameters)]
+
+
+def serving_bytes(model: Architecture) -> float:
+    """Memory to serve a model in q4f16_1: weights, and keys and values in float16 for its whole context."""
+    seen = min(model.context_size, model.window or model.context_size)
+    cache = 2 * 2 * model.layers * model.kv_heads * model.head_size * seen
+    return Q4F16_1_BYTES * model.parameters + cache + SERVER_BYTES
+
+
+def _fit(name: str, model: Architecture, machine: Machine, settings: PlanSettings) -> Fit:
+    length = min(settings.sequence_length, model.context_size)
+    small = replace(
+        settings, batch_size=1, gradient_accumulation=16, sequence_length=length, gradient_checkpointing=True
+    )
+    tried = (planning.predict(name, model, replace(small, method=method), machine) for method in ("lora", "qlora"))
+    needed = serving_bytes(model)
+    served = needed <= planning.USABLE * machine.memory
+    return Fit(name, model.parameters, next((plan for plan in tried if plan.fits), None), needed, served)
+
+
+def _measure(torch: Any, device: Any, dtype: Any) -> float:
+    """Operations a second in products of square matrices, after a first that does not count."""
+    left = torch.ones(MATRIX, MATRIX, dtype=dtype, device=device)
+    done, begun = 0, 0.0
+    while not begun or time.monotonic() - begun < MEASURING_SECONDS:
+        float((left @ left)[0, 0])  # waits for the device
+        begun, done = begun or time.monotonic(), done + 1
+    return 2.0 * MATRIX**3 * (done - 1) / (time.monotonic() - begun)

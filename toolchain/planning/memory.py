@@ -1,0 +1,142 @@
+"""The memory of a training on each GPU, term by term, in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.planning import activations, layers
+from toolchain.planning.activations import FLOAT32, Pass
+from toolchain.planning.settings import PlanSettings
+
+LIBRARIES = 750_000_000
+"""The device's context, its libraries and their workspaces: a round figure, not a measured one."""
+MOMENTS = 2 * FLOAT32
+NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
+NF4_TABLES = (16 + 256 + 1) * FLOAT32
+
+
+@dataclass(frozen=True)
+class Term:
+    name: str
+    bytes: float
+
+
+def nf4_bytes(weights: int) -> int:
+    """A matrix in NF4 with double quantization (Dettmers et al. 2023, arXiv:2305.14314), as bitsandbytes stores it.
+
+    4 bits a weight, 8 bits for the scale of each 64, a float32 for each 256 of those scales, and two lookup tables.
+    """
+    scales = -(-weights // NF4_BLOCK)
+    return -(-weights // 2) + scales + FLOAT32 * -(-scales // NF4_NESTED_BLOCK) + NF4_TABLES
+
+
+def rule_of_thumb(method: str, parameters: int, trained: int) -> float:
+    """The reference's arithmetic, before activations: 16 bytes for what is trained, 2 or half a byte for the rest.
+
+    16 are 2 for a weight, 2 for its gradient, 4 for a float32 copy and 8 for Adam's moments.
+    """
+    frozen = {"full": 0.0, "lora": 2.0, "qlora": 0.5}[method]
+    return frozen * parameters + 16 * trained
+
+
+def trained_parameters(model: Architecture, settings: PlanSettings) -> int:
+    if settings.method == "full":
+        return model.parameters
+    return layers.adapter_parameters(model, settings.lora_rank, settings.lora_target)
+
+
+def terms(
+    model: Architecture, settings: PlanSettings, count: int, on_gpu: bool, number: int, kept: int | None = None
+) -> list[Term]:
+    """What one of `count` GPUs holds at the peak; `number` is the bytes of a number in arithmetic.
+
+    `kept` is that of the weights that QLoRA does not quantize: the same in our loop, 4 after PEFT's preparation.
+    Sharded over several, each holds its part of all states and gathers one block after another (FSDP, Zhao et al. 2023,
+    arXiv:2304.11277), reducing gradients in every pass.
+    """
+    kept = kept or number
+    run = Pass(
+        model=model,
+        batch=settings.batch_size,
+        length=settings.sequence_length,
+        full=settings.method == "full",
+        number=number,
+        rank=settings.lora_rank,
+        targets=settings.lora_target,
+        on_gpu=on_gpu,
+        residual=FLOAT32 if settings.method == "full" else kept,
+    )
+    return [
+        *_states(model, settings, count, kept),
+        *_gathered(model, settings, count, number),
+        *_kept(run, settings.gradient_checkpointing, count > 1),
+        Term("context and libraries", LIBRARIES),
+    ]
+
+
+def total(parts: list[Term]) -> float:
+    return sum(part.bytes for part in parts)
+
+
+def frozen_bytes(model: Architecture, method: str, kept: int) -> int:
+    """The base below an adapter: with qlora the linear layers of the blocks in NF4, all else in `kept` bytes."""
+    if method == "lora":
+        return kept * model.parameters
+    quantized = model.layers * sum(nf4_bytes(layer.weights) for layer in layers.of_block(model))
+    return quantized + kept * (model.parameters - layers.block_weights(model))
+
+
+def unreduced_gradients(model: Architecture) -> int:
+    """Whole gradients in 16 bits, which each GPU holds besides where passes are added up without reducing them."""
+    return 2 * model.parameters
+
+
+def _states(model: Architecture, settings: PlanSettings, count: int, kept: int) -> list[Term]:
+    trained = trained_parameters(model, settings) / count
+    if settings.method == "full":
+        base = [Term("weights, float32", FLOAT32 * trained)]
+    else:
+        stored = frozen_bytes(model, settings.method, kept) / count
+        name = "weights, NF4 in the blocks" if settings.method == "qlora" else f"weights, {8 * kept} bits"
+        base = [Term(name, stored), Term("adapter, float32", FLOAT32 * trained)]
+    return [*base, Term("gradients, float32", FLOAT32 * trained), Term("Adam's moments, float32", MOMENTS * trained)]
+
+
+def _gathered(model: Architecture, settings: PlanSettings, count: int, number: int) -> list[Term]:
+    """Weights that are whole, or in the arithmetic's dtype, while a block is at work."""
+    block = layers.block_weights(model) / model.layers
+    if count > 1:
+        outside = model.parameters - model.layers * block
+        # The block at work, the next one, and the gradient of the one at work; the embeddings and theirs throughout.
+        return [Term("gathered blocks and embeddings", number * (3 * block + 2 * outside))]
+    if settings.method == "qlora":
+        widest = max(layer.weights for layer in layers.of_block(model))
+        return [Term("a layer's weights, dequantized", number * widest)]
+    return []
+
+
+def _kept(run: Pass, checkpointing: bool, sharded: bool) -> list[Term]:
+    """Activations, and the copies that autocast makes of weights that are trained.
+
+    The loss and what comes later in the pass have their peaks one after another: only the highest counts. Later, a tied
+    head's gradient waits for that of the embeddings, and in mixed precision a layer's is converted before it is added.
+    Without checkpointing, copies live as long as activations.
+    """
+    model, block = run.model, activations.of_block(run)
+    embeddings, whole = model.vocab_size * model.hidden_size, run.full and not sharded
+    copied = run.number if whole and run.mixed else 0  # bytes of a copy
+    widest = max(layer.weights for layer in layers.of_block(model))
+    new = FLOAT32 * ((widest if copied else 0) + (embeddings if whole and model.tied_head else 0))
+    loss, gradients = activations.of_loss(run), activations.of_gradients(run) + new
+    if not checkpointing:
+        copies = Term(f"weights, copied to {8 * run.number} bits", copied * layers.multiplied(model))
+        kept = [Term("activations", model.layers * block), *([copies] if copied else [])]
+        return [*kept, _highest(loss, "a block's gradients", gradients)]
+    between = Term("activations between blocks", model.layers * activations.between_blocks(run))
+    again = block + gradients + copied * layers.block_weights(model) / model.layers
+    return [between, _highest(loss + copied * embeddings, "a block's activations, again, and gradients", again)]
+
+
+def _highest(loss: float, name: str, later: float) -> Term:
+    return Term("logits and loss", loss) if loss >= later else Term(name, later)

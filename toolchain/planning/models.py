@@ -1,0 +1,58 @@
+"""The shape of a base, from its `config.json` alone: of a folder, of a well-known model, or fetched from the hub."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from toolchain.contracts import architectures
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.errors import UserError
+from train.bases import HUB_ID
+
+
+def known() -> dict[str, dict[str, Any]]:
+    """The configs of well-known bases by their hub ids, as far as a plan needs them."""
+    table = _table()
+    return {name: {**table["families"][row["model_type"]], **row} for name, row in table["models"].items()}
+
+
+def read(base: str) -> Architecture:
+    """The architecture of a checkpoint folder or a hub id, of which at most `config.json` is fetched.
+
+    Raises UserError when it cannot be had, ArtifactError and UnsupportedArchitecture as for any checkpoint.
+    """
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return architectures.read(folder)
+    if base in known():
+        return architectures.from_config(known()[base], where=base)
+    if not HUB_ID.fullmatch(base):
+        raise UserError(
+            f"the base {base} is neither a folder nor a hub id",
+            f"Name a checkpoint folder, or a hub id. Known without a network: {', '.join(known())}.",
+        )
+    return architectures.from_config(json.loads(_fetch(base).read_text(encoding="utf-8")), where=base)
+
+
+def _fetch(base: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(base, "config.json"))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"config.json of {base} cannot be fetched from the model hub ({reason})",
+            f"Check its name and the network. Known without a network: {', '.join(known())}.",
+        ) from None
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads((resources.files(__package__) / "models.toml").read_text(encoding="utf-8"))
