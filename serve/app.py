@@ -24,6 +24,7 @@ from serve.completer import Completer
 from serve.failures import Refused, body_of, refusal, reply_to
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.models import Models, Served
+from serve.openapi import describe as describe_api
 from serve.page import files
 from serve.page.status import status
 from serve.port import NAME
@@ -95,6 +96,7 @@ class Server:
             Route("/status", keyed(self.status), methods=["GET"]),
             Route("/", local(files.index), methods=["GET"]),
             Route("/page/{name}", local(files.file), methods=["GET"]),
+            Route("/openapi.json", local(self.described), methods=["GET"]),
         ]
         kinds = (FimbleError, Refused, ClientDisconnect, HTTPException, Exception)
         return Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, self._failed))
@@ -110,6 +112,9 @@ class Server:
     async def status(self, request: Request) -> Response:
         url, first = str(request.base_url).rstrip("/"), self.models.first
         return JSONResponse(status(first.completer.bundle, first.description, self.metrics, url))
+
+    async def described(self, request: Request) -> Response:
+        return JSONResponse(describe_api())
 
     async def alive(self, request: Request) -> Response:
         return Response()

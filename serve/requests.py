@@ -150,6 +150,8 @@ def read_stop(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
 def read_sampling(values: Mapping[str, Any], defaults: Sampling) -> Sampling:
     """How tokens are chosen; `do_sample: false` means greedy, a top_k or seed of -1 means none."""
     seed = None if values.get("seed") == -1 else values.get("seed")
+    if isinstance(seed, float) and seed.is_integer():
+        seed = int(seed)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
         raise BadRequest("seed", "a whole number from 0 to 2^64 is needed")
     temperature = read_number(values, "temperature", defaults.temperature, 0, 100)

@@ -1,0 +1,70 @@
+"""The description of the server's paths is true: schemathesis asks what it says, and holds the replies against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from serve.app import Server
+from serve.bundle import Bundle
+from serve.openapi import OPERATIONS, describe
+from tests.serve.conftest import completer_for, saying, serving
+
+schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis")
+
+checks = pytest.importorskip("schemathesis.specs.openapi.checks")
+
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+]
+SECONDS = 5
+"""No request of these takes longer."""
+
+
+def test_it_has_the_servers_paths(bundle: Bundle) -> None:
+    routes = Server.__new__(Server).app().routes  # a route needs no model
+    served = {f"{min(route.methods - {'HEAD'} or route.methods)} {route.path.replace(':path', '')}" for route in routes}  # type: ignore[attr-defined]
+    assert set(OPERATIONS) == served
+
+
+@pytest.fixture(scope="module")
+def description(chat_bundle: Bundle) -> Iterator[Any]:
+    """What schemathesis makes of it, from a server whose model chats."""
+    with serving(completer_for(chat_bundle, saying(chat_bundle, "ok"))[0]) as client:
+        assert client.get("/openapi.json").json() == describe()
+        yield schemathesis.openapi.from_url(str(client.base_url.join("/openapi.json")))
+
+
+def ask(description: Any, route: str, examples: int) -> None:
+    """Ask what the description says may be asked, as often as that; every reply is as it says and none is a 5xx."""
+    method, path = route.split()
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=description[path][method].as_strategy())
+    def holds(case: Any) -> None:
+        case.call_and_validate(timeout=SECONDS, checks=CHECKS)
+
+    holds()
+
+
+@pytest.mark.parametrize("route", OPERATIONS)
+def test_replies_are_as_described(description: Any, route: str) -> None:
+    ask(description, route, 15 if OPERATIONS[route].body is not None else 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", OPERATIONS)
+def test_replies_are_as_described_however_often_it_is_asked(description: Any, route: str) -> None:
+    ask(description, route, 500 if OPERATIONS[route].body is not None else 10)
