@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from compile.caches import context_size
 from compile.generation import values
-from compile.schemes import GROUP, parse_scheme
+from compile.schemes import GROUP, Scheme, parse_scheme
 from compile.settings import CompileSettings
 from toolchain.contracts import architectures, fim, manifest, tvm_package
 from toolchain.contracts import settings as contract_settings
 from toolchain.contracts.architectures.facts import Architecture
-from toolchain.contracts.errors import UnsupportedArchitecture
+from toolchain.contracts.errors import ArtifactError, UnsupportedArchitecture
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.processors import LEVELS
@@ -57,19 +59,21 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     if "cuda" in devices:
         from compile import cuda
 
+        cuda.check_archs(settings.arch)
         compilers["nvcc"] = cuda.nvcc_version()
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from compile import chat_config, cuda, library, library_cache, mlc_builder, proof, weights
+        from compile import chat_config, cuda, library_cache, proof, weights
 
         weights.check(checkpoint, facts)
+        if most < facts.context_size:
+            progress.say(f"the context is {most:,} tokens, the model's window, as its cache on GPUs knows no other")
         params = draft.path / "params"
         params.mkdir()
         content = chat_config.make(facts, scheme, context, checkpoint, spec.end_of_text, ids, values(settings.set))
-        for name in content["tokenizer_files"]:
-            shutil.copyfile(checkpoint / name, params / name)
-        if (checkpoint / chat_config.CHAT_TEMPLATE).is_file():
-            shutil.copyfile(checkpoint / chat_config.CHAT_TEMPLATE, params / chat_config.CHAT_TEMPLATE)
+        for name in (*content["tokenizer_files"], chat_config.CHAT_TEMPLATE):
+            if (checkpoint / name).is_file():
+                _copy(checkpoint / name, params / name)
         chat_config.write(params / "mlc-chat-config.json", content)
         libraries = {}
         # What can fail soon comes first; the weights, which take longest, are kept in `work` until they are whole.
@@ -79,14 +83,8 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
                     f"the CUDA library will hold source, to be compiled at each start: there is no {cuda.missing()}"
                 )
             progress.start(f"library for {name}")
-            if settings.builder == "mlc-llm":
-                libraries[name] = f"{settings.name}-{scheme.name}-{name}-mlc.{mlc_builder.EXTENSIONS[target.system]}"
-                key = mlc_builder.key(params / "mlc-chat-config.json", target)
-                build = partial(mlc_builder.build, params, target)
-            else:
-                libraries[name] = f"{settings.name}-{scheme.name}-{name}.{target.extension}"
-                key = library_cache.key(facts, scheme, spec, target)
-                build = partial(library.build, facts, scheme, spec, target)
+            ending, key, build = _builder(settings.builder, facts, scheme, spec, target, params)
+            libraries[name] = f"{settings.name}-{scheme.name}-{name}{ending}"
             library_cache.fetch(key, draft.path / libraries[name], build)
             progress.finish()
         weights.convert(checkpoint, facts, scheme, params, progress, work / "weights")
@@ -111,6 +109,31 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
         settings=contract_settings.to_json(settings) | {"context_size": context, "target": list(targets)} | compilers,
         write=write,
     )
+
+
+def _builder(
+    name: str, facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target, params: Path
+) -> tuple[str, str, Callable[[Path], None]]:
+    """How a library's file ends, the key that it is kept under, and what writes it."""
+    if name == "mlc-llm":
+        from compile import mlc_builder
+
+        key = mlc_builder.key(params / "mlc-chat-config.json", target)
+        return f"-mlc.{mlc_builder.EXTENSIONS[target.system]}", key, partial(mlc_builder.build, params, target)
+    from compile import library, library_cache
+
+    key = library_cache.key(facts, scheme, spec, target)
+    return f".{target.extension}", key, partial(library.build, facts, scheme, spec, target)
+
+
+def _copy(source: Path, out: Path) -> None:
+    """A file of the tokenizer. Raises ArtifactError for one that should be JSON and is not."""
+    if source.suffix == ".json":
+        try:
+            json.loads(source.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ArtifactError(f"{source} cannot be read ({error})", "Fetch or write that file again.") from None
+    shutil.copyfile(source, out)
 
 
 def _targets(settings: CompileSettings) -> list[Target]:

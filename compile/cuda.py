@@ -20,7 +20,7 @@ from typing import Any
 import tvm_ffi
 
 from toolchain.contracts import tvm_package
-from toolchain.contracts.errors import StageError
+from toolchain.contracts.errors import SettingsError, StageError
 
 CALLBACK, CREATE = "tvm_callback_cuda_compile", "ffi.Module.create.cuda"
 DRIVER = "libcuda.so.1"
@@ -60,11 +60,23 @@ def nvcc_version() -> str:
     return (told.splitlines() or ["unknown"])[-1]
 
 
+def check_archs(archs: Sequence[str]) -> None:
+    """Raise SettingsError for an architecture that the installed nvcc does not know; without nvcc none is known."""
+    if missing():
+        return
+    told = subprocess.run([str(nvcc()), "--list-gpu-arch"], check=False, capture_output=True, text=True).stdout
+    known = [f"sm_{line.removeprefix('compute_')}" for line in told.split() if line.startswith("compute_")]
+    unknown = [arch for arch in archs if known and arch.rstrip("a") not in known]
+    if unknown:
+        raise SettingsError(f"nvcc does not know --arch {unknown[0]}", f"It knows {', '.join(known)}.")
+
+
 @contextmanager
 def fatbins(archs: Sequence[str]) -> Iterator[None]:
     """While this lasts, TVM's CUDA modules hold machine code for `archs`, and PTX of the newest for GPUs yet to come.
 
     Where something is missing for that, they hold their source, which a GPU's machine then compiles at each start.
+    Raises StageError when nvcc fails.
     """
     if missing():
         # Without its CUDA runtime TVM writes the source as it is; with it, it would compile for this machine's GPU.
@@ -72,8 +84,22 @@ def fatbins(archs: Sequence[str]) -> Iterator[None]:
             yield
         return
     _load_runtime()
-    with _global_function(CALLBACK, lambda source: compile_source(source, archs)):
-        yield
+    failures: list[StageError] = []
+
+    def compile_it(source: str) -> bytes:
+        try:
+            return compile_source(source, archs)
+        except StageError as error:
+            failures.append(error)
+            raise
+
+    with _global_function(CALLBACK, compile_it):
+        try:
+            yield
+        except Exception:
+            if failures:  # TVM makes an error of its own of it on the way
+                raise failures[0] from None
+            raise
 
 
 @contextmanager

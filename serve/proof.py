@@ -33,13 +33,15 @@ def check_files(folder: Path, progress: Progress) -> None:
     damaged = []
     for file in files:
         path = folder / file.path
-        if not path.is_file() or path.stat().st_size != file.size or manifest.sha256_of(path) != file.sha256:
-            damaged.append(file.path)
+        if not path.is_file():
+            damaged.append(f"{file.path} is missing")
+        elif path.stat().st_size != file.size or manifest.sha256_of(path) != file.sha256:
+            damaged.append(f"{file.path} changed since it was compiled")
         progress.advance(file.size)
     progress.finish()
     if damaged:
         raise ArtifactError(
-            f"{folder} is damaged: {', '.join(damaged)} changed since it was compiled",
+            f"{folder} is damaged: {', '.join(damaged)}",
             "Remove the folder and compile the bundle again.",
         )
     _remember(verdict)

@@ -12,11 +12,19 @@ from toolchain.contracts.manifest import Kind, Manifest
 
 
 def describe(folder: Path, verify: bool) -> dict[str, Any]:
-    """The manifest, its ancestry as far as it lies near by, and with `verify` what has changed since."""
+    """The manifest, its ancestry as far as it lies near by, and what has changed since.
+
+    Only `verify` reads the files; without it, what is missing or has another size is found.
+    """
     found = manifest.read(folder)
     report = found.model_dump() | {"ancestry": ancestry(found, _near(folder))}
     if verify:
         report["problems"] = manifest.verify(folder)
+        return report
+    try:
+        manifest.check_files(folder, found)
+    except ArtifactError as error:
+        report["problems"] = [error.message]
     return report
 
 

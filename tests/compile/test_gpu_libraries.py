@@ -17,7 +17,7 @@ from serve.bundle import load_runner, open_bundle
 from tests.compile.conftest import PARENT, CheckpointOf, Told
 from tests.compile.families import FAMILIES
 from toolchain.contracts import architectures, manifest
-from toolchain.contracts.errors import ArtifactError, UnknownTarget
+from toolchain.contracts.errors import ArtifactError, SettingsError, UnknownTarget
 from toolchain.contracts.fim import STARCODER
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
@@ -126,3 +126,9 @@ def test_a_bundle_for_another_system_says_so(checkpoint: Path, tmp_path: Path) -
     execute(plan_compile(checkpoint, PARENT, CompileSettings(target=("arm64-macos",))), tmp_path / "bundle", Silent())
     with pytest.raises(ArtifactError, match="arm64-macos: it is for macos"):
         open_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.skipif(cuda.missing() is not None, reason="there is no nvcc here")
+def test_an_architecture_that_nvcc_does_not_know_is_refused_before_any_work(checkpoint: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nvcc does not know --arch sm_999.*sm_90"):
+        plan_compile(checkpoint, PARENT, CompileSettings(target=("cuda",), arch=("sm_90", "sm_999")))

@@ -51,3 +51,11 @@ def test_outside_a_workspace_only_what_lies_beside_it_is_looked_at(tmp_path: Pat
     data = artifact(tmp_path / "elsewhere" / "data", "dataset")
     artifact(tmp_path / "mine" / "tuned", "adapter", data)
     assert ancestors(tmp_path / "mine" / "tuned") == [None]
+
+
+def test_what_is_missing_or_cut_short_is_told_without_reading_the_files(tmp_path: Path) -> None:
+    artifact(tmp_path / "whole", "dataset")
+    assert "problems" not in describe(tmp_path / "whole", verify=False)
+    (tmp_path / "whole" / "file.txt").write_text("data")
+    (problem,) = describe(tmp_path / "whole", verify=False)["problems"]
+    assert "file.txt is missing or has another size" in problem
