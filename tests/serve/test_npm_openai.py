@@ -121,6 +121,14 @@ def test_no_room(bundle: Bundle, call: str) -> None:
     assert (caught.value.name, caught.value.fields["status"]) == ("InternalServerError", 503)
 
 
+def test_more_at_once_than_one_clients_share(bundle: Bundle) -> None:
+    completer, runner = completer_for(bundle, saying(bundle, REPLY))
+    runner.seconds_a_call = 0.1
+    with serving(completer, ServeSettings(queue_limit=2)) as http, driving("openai", url(http), "unused") as client:
+        ended = client.call("burst", {"model": "any", "prompt": PREFIX}, 3)
+    assert sorted(ended) == ["RateLimitError", "done", "done"]
+
+
 def test_a_model_that_fails(bundle: Bundle) -> None:
     with serving(completer_for(bundle, fails)[0]) as http, driving("openai", url(http), "unused") as client:
         for call in ("complete", "stream"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,8 @@ from toolchain.contracts import settings
 from toolchain.pipeline import UpSettings
 from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 SETTINGS, SERVER = ((DOCS / name).read_text(encoding="utf-8") for name in ("settings.md", "server.md"))
 
 
@@ -72,3 +74,18 @@ def test_links_lead_somewhere() -> None:
     for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
         for link in re.findall(r"\]\(([^):#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), (page.name, link)
+
+
+def test_the_clients_that_the_tests_run_are_documented_with_their_versions() -> None:
+    serve = ROOT / "tests" / "serve"
+    pinned = [ROOT / "constraints.txt", serve / "tgi" / "requirements.txt"]
+    lines = [line for path in pinned for line in path.read_text(encoding="utf-8").splitlines()]
+    versions = {
+        "Python": dict(line.replace("text_generation", "text-generation").split("==") for line in lines),
+        "Node.js": json.loads((serve / "npm" / "package.json").read_text(encoding="utf-8"))["dependencies"],
+    }
+    section = SERVER.partition("\n## Clients\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` for (Python|Node\.js) \| ([\d.]+) \|", section, flags=re.MULTILINE)
+    assert len(rows) == 8
+    for name, language, version in rows:
+        assert (name, versions[language][name]) == (name, version)
