@@ -78,7 +78,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_clients_that_the_tests_run_are_documented_with_their_versions() -> None:
     serve = ROOT / "tests" / "serve"
-    pinned = [ROOT / "constraints.txt", serve / "tgi" / "requirements.txt"]
+    pinned = [serve / "tgi" / "requirements.txt", ROOT / "constraints.txt"]  # ours come last
     lines = [line for path in pinned for line in path.read_text(encoding="utf-8").splitlines()]
     versions = {
         "Python": dict(line.replace("text_generation", "text-generation").split("==") for line in lines),
