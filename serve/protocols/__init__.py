@@ -124,6 +124,12 @@ def request_from_prompt(
     )
 
 
+def is_warm_up(body: Body) -> bool:
+    """Whether the prompt is to be read and nothing said: llama.cpp's editors ask for that while their user is idle."""
+    count = body.get("n_predict")
+    return count == 0 and not isinstance(count, bool)
+
+
 def error_body(path: str, agent: str, status: int, message: str, field: str, kind: str) -> dict[str, Any]:
     """`error` as the clients of that path have it: a text, or OpenAI's object or llama.cpp's.
 

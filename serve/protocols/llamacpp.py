@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from serve.engine.engine import Statistics
-from serve.protocols import EVENTS, Body, Exchange, Model, Stream, request_from_prompt
+from serve.protocols import EVENTS, Body, Exchange, Model, Stream, is_warm_up, request_from_prompt
 from serve.requests import (
     BadRequest,
     Completion,
@@ -58,7 +58,7 @@ def infill(body: Body, model: Model) -> Exchange | dict[str, Any]:
     )
     exchange = _exchange(body, model, _timed(wanted, body))
     seen = extra if model.spec.file_separator else ()
-    if _is_warm_up(body) and not (prefix or typed or suffix or seen):
+    if is_warm_up(body) and not (prefix or typed or suffix or seen):
         # Reading nothing would only cost the cache what it holds.
         return _last(model, wanted, Completion("", "length", 0, Statistics()), "")
     return exchange
@@ -97,18 +97,12 @@ def _options(body: Body) -> dict[str, Any]:
     options = dict(body)
     if options.get("seed") == ANY_SEED:
         options["seed"] = None
-    if _is_warm_up(body):
+    if is_warm_up(body):
         options["n_predict"] = None
     if options.get("repeat_penalty") is not None:
         read_number(options, "repeat_penalty", 1, 0.1, 10)
         options["repetition_penalty"] = options["repeat_penalty"]
     return options
-
-
-def _is_warm_up(body: Body) -> bool:
-    """Whether the prompt is to be read and nothing said: editors ask for that while their user is idle."""
-    count = body.get("n_predict")
-    return count == 0 and not isinstance(count, bool)
 
 
 def _timed(wanted: CompletionRequest, body: Body) -> CompletionRequest:
@@ -118,7 +112,7 @@ def _timed(wanted: CompletionRequest, body: Body) -> CompletionRequest:
     """
     writing = read_number(body, "t_max_predict_ms", 0, -1, 1e9)
     reading = read_number(body, "t_max_prompt_ms", 0, -1, 1e9)
-    if _is_warm_up(body):
+    if is_warm_up(body):
         return replace(wanted, max_tokens=0)
     return replace(wanted, deadline_ms=int(writing + max(reading, 0)) if writing >= 1 else None)
 

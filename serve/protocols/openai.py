@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from serve.protocols import EVENTS_TO_DONE, Body, Exchange, Model, Stream, request_from_prompt
+from serve.protocols import EVENTS_TO_DONE, Body, Exchange, Model, Stream, is_warm_up, request_from_prompt
 from serve.protocols.messages import NO_TOOLS, read_messages, request_from_messages
 from serve.requests import (
     BadRequest,
@@ -77,6 +77,8 @@ async def chat(body: Body, model: Model) -> Exchange:
     _refuse_formats(body)
     fields = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None]
     wanted = await request_from_messages(read_messages(body), body, (*fields, "max_tokens")[0], model)
+    if is_warm_up(body):
+        wanted = replace(wanted, max_tokens=0)
     counted = _wants_usage(body)
     head = _head(body, model, "chatcmpl", "chat.completion.chunk")
     opening = iter([{"role": "assistant", "content": ""}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -86,6 +87,21 @@ def test_other_files_from_continue_reach_a_model_that_knows_a_separator(qwen_bun
         assert editor.read(client.post(editor.path, json=body)) == REPLY
     read = qwen_bundle.tokenizer.decode(runner.held, skip_special_tokens=False)
     assert read.startswith("<|file_sep|>cart.py\nclass Cart:\n    pass\n<|file_sep|><|fim_prefix|>def add")
+
+
+def test_llama_vims_instructions(chat_bundle: Bundle) -> None:
+    completer, runner = completer_for(chat_bundle, saying(chat_bundle, "Done."))
+    asked = {"id_slot": 0, "messages": [{"role": "user", "content": "x = 1"}], "samplers": [], "cache_prompt": True}
+    with serving(completer) as client:
+        warm_up = asked | {"n_predict": 0, "stream": False, "response_fields": [""]}
+        said = client.post("/v1/chat/completions", json=warm_up).json()
+        assert said["choices"][0]["message"]["content"] == ""
+        read = len(runner.held)
+        assert read == said["usage"]["prompt_tokens"]
+        reply = client.post("/v1/chat/completions", json=asked | {"min_p": 0.1, "temperature": 0.1, "stream": True})
+        assert runner.calls[-1][1] >= read - 1
+        events = [json.loads(line[6:]) for line in reply.text.split("\n") if line.startswith("data: {")]
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == "Done."
 
 
 def test_what_they_look_up(served: tuple[httpx.Client, ScriptedRunner]) -> None:
