@@ -9,7 +9,7 @@ applied to that text as it would have streamed. What is counted stands for accep
     right      characters that are right before the first wrong one, a completion
     wrong      characters after that, which somebody would have to delete
     nothing    share of empty completions
-    harmed     share of the completions that begin with all that was missing and are not exact
+    harmed     share of the completions that had all that was missing, and of which a rule left less
     tokens     tokens generated until the end was known, a completion
 
     python -P -m benchmarks.rules BUNDLE DATASET [--items 120] [--tokens 64] [--seed 0] [--keep FILE]
@@ -203,6 +203,7 @@ def score(pipeline: Pipeline, items: Sequence[Item], written: Sequence[Written],
     results = [process(pipeline, item, one) for item, one in chosen]
     wanted = [item.middle.rstrip() for item, _ in chosen]
     begun = ["".join(one.pieces).startswith(middle) for (_, one), middle in zip(chosen, wanted, strict=True)]
+    kept = [result.text.startswith(middle) for result, middle in zip(results, wanted, strict=True)]
     exact = [result.text.rstrip() == middle for result, middle in zip(results, wanted, strict=True)]
     right = [_common(one.text, middle) for one, middle in zip(results, wanted, strict=True)]
     figures: dict[str, Any] = {
@@ -210,7 +211,7 @@ def score(pipeline: Pipeline, items: Sequence[Item], written: Sequence[Written],
         "right": mean(right),
         "wrong": mean(len(result.text.rstrip()) - good for result, good in zip(results, right, strict=True)),
         "nothing": mean(not result.text.strip() for result in results),
-        "harmed": mean(b and not e for b, e in zip(begun, exact, strict=True)),
+        "harmed": mean(had and not has for had, has in zip(begun, kept, strict=True)),
         "tokens": mean(result.tokens for result in results),
     }
     return {name: round(float(value), 4) for name, value in figures.items()}
