@@ -16,11 +16,14 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Gpu:
-    """`memory` in bytes, `flops` in bfloat16 that a training reaches a second, `price` in dollars an hour if known."""
+    """`memory` is in bytes, `flops` what a training in bfloat16 reaches a second, `price` dollars an hour.
+
+    None is what is not known.
+    """
 
     name: str
     memory: float
-    flops: float
+    flops: float | None
     price: float | None
 
 
@@ -34,7 +37,8 @@ def find(name: str) -> Gpu:
     if name not in table:
         raise SettingsError(f"there is no GPU '{name}' in the table", suggest(name, table))
     row = table[name]
-    return Gpu(name, row["memory"] * GIB, row["peak"] * 1e12 * row["utilization"], row["price"])
+    flops = row["peak"] * 1e12 * row["utilization"] if "peak" in row else None
+    return Gpu(name, row["memory"] * GIB, flops, row.get("price"))
 
 
 def bandwidth(link: str) -> float:

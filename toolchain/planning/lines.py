@@ -37,7 +37,7 @@ def of_machine(machine: Machine, fits: list[Fit]) -> list[str]:
 
 def _time(plan: Plan) -> list[str]:
     if plan.duration is None:
-        return ["time: not known: it takes torch, and on a GPU bfloat16"]
+        return ["time: not known"]
     spent = plan.duration
     cost = "" if plan.dollars is None else f", ${plan.dollars:,.2f} at ${plan.machine.price:g} an hour each"
     moving = f", of them {spent.moving / 3600:.1f} h moving weights between them" if spent.moving else ""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from toolchain.contracts import architectures
@@ -20,6 +22,7 @@ Q4F16_1_BYTES = 0.5 + 2 / 32
 """A weight in q4f16_1: four bits, and a float16 scale for each 32."""
 SERVER_BYTES = 300_000_000
 """The server itself: a round figure."""
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 MATRIX = 1024
 MEASURING_SECONDS = 0.5
 
@@ -42,7 +45,7 @@ def this_machine() -> Machine:
     """
     if not hasattr(os, "sysconf"):
         raise UserError("this system does not tell its memory", "Name a GPU to plan for with --gpu.")
-    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    total = min(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), _container_memory())
     if importlib.util.find_spec("torch") is None:
         return Machine("cpu", total, None, on_gpu=False, number=4)
     import torch
@@ -83,6 +86,15 @@ def _fit(name: str, model: Architecture, machine: Machine, settings: PlanSetting
     needed = serving_bytes(model)
     served = needed <= planning.USABLE * machine.memory
     return Fit(name, model.parameters, next((plan for plan in tried if plan.fits), None), needed, served)
+
+
+def _container_memory() -> float:
+    """What a container may use of Linux's memory; infinite where none is limited."""
+    try:
+        told = CONTAINER_LIMIT.read_text(encoding="ascii").strip()
+    except OSError:
+        return math.inf
+    return float(told) if told.isdigit() else math.inf
 
 
 def _measure(torch: Any, device: Any, dtype: Any) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from functools import cache
 from importlib import resources
@@ -36,7 +35,7 @@ def read(base: str) -> Architecture:
             f"the base {base} is neither a folder nor a hub id",
             f"Name a checkpoint folder, or a hub id. Known without a network: {', '.join(known())}.",
         )
-    return architectures.from_config(json.loads(_fetch(base).read_text(encoding="utf-8")), where=base)
+    return architectures.read(_fetch(base).parent)
 
 
 def _fetch(base: str) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -64,9 +66,9 @@ def with_adapter(model: Any, shape: Architecture, rank: int) -> Any:
     return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules=targets))
 
 
-def kept_bytes(family: str, layers: int, full: bool, dtype: torch.dtype, checkpointing: bool) -> int:
+def kept_bytes(family: str, layers: int, method: str, dtype: torch.dtype, checkpointing: bool) -> int:
     """Bytes of all tensors that autograd keeps for the backward pass, each storage once, parameters left out."""
-    model = _ready(config(family, layers), full, dtype, checkpointing)
+    model = _ready(config(family, layers), method, dtype, checkpointing)
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     storages: dict[int, Any] = {}
 
@@ -81,9 +83,9 @@ def kept_bytes(family: str, layers: int, full: bool, dtype: torch.dtype, checkpo
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def peak_bytes(config: dict[str, Any], full: bool, dtype: torch.dtype, checkpointing: bool) -> int:
+def peak_bytes(config: dict[str, Any], method: str, dtype: torch.dtype, checkpointing: bool) -> int:
     """The most bytes that all tensors of a pass, forward and backward, take at once beside weights and gradients."""
-    model = _ready(config, full, dtype, checkpointing)
+    model = _ready(config, method, dtype, checkpointing)
     _loss(model, dtype).backward()  # so that gradients exist, as in all passes of a step but the first
     known = list(model.parameters())
     with Allocations([*known, *(weight.grad for weight in known if weight.grad is not None)]) as counted:
@@ -114,11 +116,23 @@ class Allocations(TorchDispatchMode):
         self.now -= self._live.pop(address)
 
 
-def _ready(config: dict[str, Any], full: bool, dtype: torch.dtype, checkpointing: bool) -> Any:
+def quantized(config: dict[str, Any], dtype: torch.dtype) -> Any:
+    """The model as QLoRA opens it."""
+    from train import models, quantization
+
+    with TemporaryDirectory() as folder:
+        build(config).save_pretrained(folder)
+        return models.open_model(Path(folder), dtype, torch.device("cpu"), quantization.nf4(dtype))
+
+
+def _ready(config: dict[str, Any], method: str, dtype: torch.dtype, checkpointing: bool) -> Any:
     from train.models import recompute_activations
 
-    model = build(config, torch.float32 if full else dtype)
-    if not full:
+    if method == "qlora":
+        model = quantized(config, dtype)
+    else:
+        model = build(config, torch.float32 if method == "full" else dtype)
+    if method != "full":
         model = with_adapter(model, architectures.from_config(config), RANK)
     if checkpointing:
         recompute_activations(model)

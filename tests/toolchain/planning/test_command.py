@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.toolchain.conftest import Fimble
-from toolchain.planning import gpus, models
+from toolchain.planning import gpus, machine, models
 from toolchain.planning.settings import PlanSettings
 from train import presets
 from train.settings import TrainSettings
@@ -82,6 +82,17 @@ def test_float32_on_a_gpu_has_no_time(fimble: Fimble) -> None:
     assert (found["hours"], found["dollars"]) == (None, None)
     assert "weights, 32 bits" in found["memory"]
     assert "time: not known" in fimble(*ONE, "--dtype", "float32").out
+
+
+def test_a_container_may_use_less_than_the_machine_has(
+    fimble: Fimble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "CONTAINER_LIMIT", limit)
+    for told in ("1000000000\n", "max\n"):
+        limit.write_text(told, encoding="ascii")
+        found = fimble("plan", "--base", "bigcode/starcoderbase-1b", "--json").report["machine"]["memory"]
+        assert (found == 1e9) == told.startswith("1")
 
 
 def test_this_machine(fimble: Fimble) -> None:

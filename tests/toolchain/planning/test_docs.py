@@ -51,3 +51,10 @@ def test_what_the_page_says_of_the_sharded_run() -> None:
     assert f"{gpus.bandwidth('published') / 1e9:.0f} GB/s" in PAGE
     assert f"{plan(FSDP, link='pcie')['hours']:.1f} h over PCIe" in PAGE
     assert f"{plan(FSDP, link='nvlink')['hours']:.1f} h over NVLink" in PAGE
+
+
+def test_what_the_page_says_of_a_mac() -> None:
+    flags = {"gpu": "apple-16gb", "batch_size": 1, "gradient_accumulation": 16, "gradient_checkpointing": True}
+    found, _ = command.run("bigcode/starcoderbase-1b", None, {}, {**flags, "dtype": "float32"})
+    assert f"planned at {found['bytes'] / 1e9:.1f} GB in 32 bits" in PAGE
+    assert f"of {gpus.find('apple-16gb').memory / 1e9:.1f} GB that Metal recommends" in PAGE

@@ -83,13 +83,18 @@ def test_parameters_beside_the_models_of_transformers_on_the_meta_device(base: s
 
 
 @pytest.mark.train
-@pytest.mark.parametrize("shape", [(384, 256), (64, 100)])
-def test_nf4_takes_what_bitsandbytes_takes(shape: tuple[int, int]) -> None:
-    bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("family", ["gpt_bigcode", "llama", "qwen2", "starcoder2"])
+def test_a_quantized_model_takes_what_it_takes_in_bitsandbytes(family: str, number: int) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the qlora extra")
     import torch
 
-    packed, state = bitsandbytes.functional.quantize_4bit(
-        torch.randn(shape), blocksize=memory.NF4_BLOCK, compress_statistics=True, quant_type="nf4"
-    )
-    parts = (packed, state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
-    assert sum(part.numel() * part.element_size() for part in parts) == memory.nf4_bytes(shape[0] * shape[1])
+    from tests.toolchain.planning import shapes
+
+    model = shapes.quantized(shapes.config(family, 2), torch.float32 if number == 4 else torch.bfloat16)
+    tensors = list(model.parameters())
+    for weight in model.parameters():
+        if state := getattr(weight, "quant_state", None):
+            tensors += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+    taken = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert taken == memory.frozen_bytes(shapes.shape(family), "qlora", number)
