@@ -21,11 +21,13 @@ from toolchain.command_line import BundlePath, Json, read_tables, show
 from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
+from toolchain.launching import started
 from toolchain.options import with_options
 from toolchain.plan_command import PresetName, plan_command
 from toolchain.setup_commands import editor_command, service_command
 from train import presets
 from train.data.settings import CollectSettings
+from train.launch import LaunchSettings
 from train.settings import ScratchSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def collect_command(sources: Sources, out: Out, as_json: Json = False, **flags: 
 
 
 @app.command("train")
-@with_options(TrainSettings)
+@with_options(TrainSettings, LaunchSettings)
 def train_command(
     dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
     out: Out,
@@ -124,6 +126,7 @@ def train_command(
     """A dataset and a base to an adapter, or with --method full to a checkpoint."""
     from train.bases import open_base
     from train.fine_tune import plan_train
+    from train.launch import follow, follows
     from train.scratch import plan_scratch
 
     tables: Mapping[str, Mapping[str, Any]] = read_tables()
@@ -144,7 +147,13 @@ def train_command(
         _execute(lambda progress: plan_scratch(dataset, scratch), out, as_json)
         return
     opened, chosen = base, choose(TrainSettings, "train", tables, flags)
-    _execute(lambda progress: plan_train(dataset, open_base(opened, _cache()), chosen), out, as_json)
+    launching = choose(LaunchSettings, "launch", {}, flags)
+    if launching.launcher != "local":
+        started(launching, out, as_json)
+    elif follows():
+        follow(plan_train(dataset, open_base(opened, _cache()), chosen), out)
+    else:
+        _execute(lambda progress: plan_train(dataset, open_base(opened, _cache()), chosen), out, as_json)
 
 
 app.command("plan")(plan_command)

@@ -16,6 +16,7 @@ from train.bases import Base
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from train.distributed import World
     from train.fim import Sampler
     from train.loop import Record
     from train.run_state import RunStates
@@ -33,6 +34,7 @@ class Job:
     states: RunStates
     draft: Draft
     progress: Progress
+    world: World
 
 
 def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
@@ -49,51 +51,61 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from train import models
-
-        job = Job(base, dataset, settings, open_states(work, plan.key, progress), draft, progress)
+        job = begin(base, dataset, settings, plan, draft, work, progress)
         draft.facts |= {"name": base.name, "method": settings.method}
         if settings.adapts:
             _fine_tune_adapter(job)
         else:
-            models.write_checkpoint(train_fully(job), base.folder, draft.path)
+            train_fully(job)
 
     plan = Plan(kind=kind, recipe=RECIPE, parents=parents, settings=plain, write=write)
     return plan
 
 
-def open_states(work: Path, key: str, progress: Progress) -> RunStates:
-    """Where the run that makes the artifact of this key keeps its states."""
-    from train.run_state import RunStates
+def begin(
+    base: Base, dataset: Path, settings: TrainSettings, plan: Plan, draft: Draft, work: Path, progress: Progress
+) -> Job:
+    """The job of `plan`, with the states of its run in the folder `work`, among the processes that work on it.
 
-    states = RunStates(work, key)
-    if states.replaced:
-        progress.say("The run that was interrupted here had other data, base or settings: starting anew")
-    return states
+    Raises SettingsError when a run of something else was interrupted in `work`.
+    """
+    from train import distributed, models
+    from train.run_state import Identity, RunStates
+
+    world = distributed.join(models.best_device())
+    parents = {parent.role: parent.digest for parent in plan.parents}
+    states = RunStates(work, Identity(plan.key, parents, plan.settings, world.size), world)
+    return Job(base, dataset, settings, states, draft, progress, world)
 
 
-def train_fully(job: Job) -> Any:
-    """Train every weight of the base: kept in float32 meanwhile, given back in their own dtype."""
+def train_fully(job: Job) -> None:
+    """Train every weight of the base, kept in float32 meanwhile, and write them in their own dtype."""
     import torch
 
     from train import models
 
-    facts, folder = job.base.facts, job.base.folder
-    device, stored = models.best_device(), models.stored_dtype(folder)
-    model = models.open_model(folder, torch.float32, device)
+    facts, folder, world = job.base.facts, job.base.folder, job.world
+    stored = models.stored_dtype(folder)
+    # Where there are others to share the float32 with, it is made of each one's share.
+    opened = torch.float32 if world.size == 1 else stored
+    dtype = models.arithmetic(job.settings.dtype, world.device)
+    model = models.open_model(folder, opened, world.device, models.attention_for(world.device, dtype, job.progress))
     _train(job, model)
     job.draft.facts |= {"family": facts.family, "parameters": facts.parameters, "context_size": facts.context_size}
-    return model.to(stored).cpu()
+    weights = models.whole_weights(model.to(stored))
+    if world.leads:
+        models.write_checkpoint(model, weights, folder, job.draft.path)
 
 
 def _fine_tune_adapter(job: Job) -> None:
     """Train an adapter over a base whose own weights stay as they are, and write it."""
     from train import models, quantization
 
-    base, settings, device = job.base, job.settings, models.best_device()
+    base, settings, device = job.base, job.settings, job.world.device
     dtype = models.arithmetic(settings.dtype, device)
-    quantized = settings.method == "qlora"
-    model = models.open_model(base.folder, dtype, device, quantization.nf4(dtype) if quantized else None)
+    quantized = quantization.nf4(dtype) if settings.method == "qlora" else None
+    attention = models.attention_for(device, dtype, job.progress)
+    model = models.open_model(base.folder, dtype, device, attention, quantized)
     if quantized:
         job.draft.facts["quantized_base"] = quantization.described(model)
     targets = settings.lora_target or base.facts.lora_targets
@@ -101,7 +113,9 @@ def _fine_tune_adapter(job: Job) -> None:
     model = models.with_adapter(model, settings, targets, base.name)
     first = models.adapter_weights(model) if settings.init == "pissa" else None
     _train(job, model)
-    models.write_adapter(model, first, job.draft.path)
+    weights = models.adapter_weights(model)
+    if job.world.leads:
+        models.write_adapter(model, weights, first, job.draft.path)
 
 
 def _train(job: Job, model: Any) -> None:
@@ -113,19 +127,19 @@ def _train(job: Job, model: Any) -> None:
     sampler, measuring = _samplers(job)
     texts, held_out_texts = open_texts(job.dataset, "train", cache), open_texts(job.dataset, "heldout", cache)
     batches = stream.held_out_batches(held_out_texts, measuring, settings.batch_size, settings.evaluate_sequences)
-    steps = steps_for(stream.tokens_in(texts, sampler), sampler.length, settings)
+    steps = steps_for(stream.tokens_in(texts, sampler), sampler.length, settings, job.world.size)
     if steps < settings.max_steps:
         job.progress.say(f"{steps} steps are {settings.max_epochs:g} passes over the dataset (--max-epochs)")
     if settings.gradient_checkpointing:
         models.recompute_activations(model)
     run = loop.Run(
-        model=model,
+        losses=models.losses_of(model, settings, job.base.facts.window, job.world),
         stream=stream.BatchStream(texts, sampler, settings.batch_size),
         held_out=loop.HeldOut(batches, sampler.ids.control),
         settings=settings,
         steps=steps,
         states=job.states,
-        dtype=models.arithmetic(settings.dtype, next(model.parameters()).device),
+        world=job.world,
         progress=job.progress,
     )
     job.draft.facts |= _facts(run.train(), job, model)
@@ -145,9 +159,9 @@ def _samplers(job: Job) -> tuple[Sampler, Sampler]:
     return sampler, replace(sampler, fim_rate=1.0, spm_rate=0.5, seed=0)
 
 
-def steps_for(tokens: int, length: int, settings: TrainSettings) -> int:
+def steps_for(tokens: int, length: int, settings: TrainSettings, processes: int = 1) -> int:
     """How many steps: `max_steps`, or fewer when `max_epochs` passes over so many tokens take fewer."""
-    in_a_step = length * settings.batch_size * settings.gradient_accumulation
+    in_a_step = length * settings.batch_size * settings.gradient_accumulation * processes
     return max(1, min(settings.max_steps, math.ceil(settings.max_epochs * tokens / in_a_step)))
 
 

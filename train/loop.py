@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from toolchain.contracts.errors import StageError
 from toolchain.contracts.progress import Progress
-from train.loss import Score, score, token_losses
+from train.distributed import World
+from train.loss import Losses, Score, score
 from train.packing import Batch
 from train.run_state import RunStates
 from train.settings import TrainSettings
@@ -83,19 +84,19 @@ def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
 class Run:
     """A training of at most `steps` steps."""
 
-    model: Any
+    losses: Losses
     stream: BatchStream
     held_out: HeldOut
     settings: TrainSettings
     steps: int
     states: RunStates
-    dtype: torch.dtype
+    world: World
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.weights: dict[str, Tensor] = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.device = next(iter(self.weights.values())).device
-        self.held_out = HeldOut([batch.to(self.device) for batch in self.held_out.batches], self.held_out.control)
+        self.weights: dict[str, Tensor] = {n: p for n, p in self.losses.named_parameters() if p.requires_grad}
+        device = self.world.device
+        self.held_out = HeldOut([batch.to(device) for batch in self.held_out.batches], self.held_out.control)
         matrices = [weight for weight in self.weights.values() if weight.ndim > 1]
         others = [weight for weight in self.weights.values() if weight.ndim <= 1]
         decay = self.settings.weight_decay
@@ -125,19 +126,24 @@ class Run:
             torch.set_num_threads(threads)
 
     def _resume(self) -> None:
-        state = self.states.latest()
+        state = self.states.record()
         if state is not None:
-            self.record = Record.from_json(state.record["run"])
-            self.place = Place.from_json(state.record["place"])
+            self.record = Record.from_json(state["run"])
+            self.place = Place.from_json(state["place"])
             self.stream.resume(self.place)
-            _load(self.weights, state.weights)
-            self.optimizer.load_state_dict(state.optimizer)
+            for weight in self.weights.values():
+                self.optimizer.state[weight] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=weight.device),
+                    "exp_avg": torch.zeros_like(weight),
+                    "exp_avg_sq": torch.zeros_like(weight),
+                }
+            self.states.load(self._tensors())
             self.progress.say(f"Resuming after step {self.record.step} of {self.steps}")
         torch.set_num_threads(self.record.threads)
 
     def _to_the_end(self) -> Record:
         record, settings = self.record, self.settings
-        self.model.train()
+        self.losses.train()
         self.progress.start("Training", self.steps, "steps")
         self.progress.advance(record.step)
         clock, begun = time.monotonic(), record.tokens
@@ -157,7 +163,8 @@ class Run:
                 held_out = record.curve[-1].loss
                 self.progress.advance(1, f"loss {loss:.2f} held-out {held_out:.2f} {rate:,.0f} tokens/s")
         except KeyboardInterrupt:
-            if not self.updating:
+            # Other processes may be at another step.
+            if not self.updating and self.world.size == 1:
                 self._save()
             raise
         self.progress.finish()
@@ -165,17 +172,23 @@ class Run:
         return record
 
     def _step(self) -> float:
-        """One update, with the mean loss over all tokens of all its batches."""
-        step = self.record.step + 1
-        torch.manual_seed(self.settings.seed * 1_000_003 + step)
-        batches = [self.stream.next() for _ in range(self.settings.gradient_accumulation)]
+        """One update, with the mean loss over all tokens of all its batches.
+
+        Every process draws the same batches and takes its share of them.
+        """
+        step, world = self.record.step + 1, self.world
+        torch.manual_seed((self.settings.seed * 1_000_003 + step) * world.size + world.rank)
+        batches = [self.stream.next() for _ in range(self.settings.gradient_accumulation * world.size)]
         predicted = sum(batch.predicted for batch in batches)
-        total = 0.0
-        for batch in batches:
-            loss = token_losses(self.model, batch.to(self.device), self.dtype).sum() / predicted
+        own = 0.0
+        for batch in batches[world.rank :: world.size]:
+            # Sharding takes the mean of the processes' gradients, and the loss is a sum over them.
+            loss = self.losses(batch.to(world.device), world.size / predicted)
             torch.autograd.backward(loss)
-            total += float(loss.detach())
-        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.settings.max_gradient_norm)
+            own += float(loss.detach()) / world.size
+        (total,) = world.sums(own)
+        norm: Any = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.settings.max_gradient_norm)
+        norm = norm.full_tensor() if world.size > 1 else norm
         if not (math.isfinite(total) and bool(norm.isfinite())):
             raise StageError(
                 f"at step {step} the loss is {total} and the gradient's norm {float(norm)}",
@@ -194,7 +207,7 @@ class Run:
         return total
 
     def _evaluate(self) -> None:
-        found: Score = score(self.model, self.held_out.batches, self.held_out.control, self.dtype)
+        found: Score = score(self.losses, self.held_out.batches, self.held_out.control, self.world)
         record = self.record
         if not math.isfinite(found.loss):
             raise StageError(
@@ -221,15 +234,20 @@ class Run:
     def _save(self) -> None:
         record = {"run": self.record.to_json(), "place": self.place.to_json()}
         best = self.record.best
-        self.states.save(
-            self.record.step, self.weights, self.optimizer.state_dict(), record, best.step if best else None
-        )
+        self.states.save(self.record.step, self._tensors(), record, best.step if best else None)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Weights and what the optimizer knows of each, by name."""
+        tensors = dict(self.weights)
+        for name, weight in self.weights.items():
+            tensors |= {f"{name}/{part}": value for part, value in self.optimizer.state[weight].items()}
+        return tensors
 
     def _take_best(self) -> None:
         best, curve = self.record.best, self.record.curve
         assert best is not None  # every run begins with an evaluation
         if best.step != self.record.step:
-            _load(self.weights, self.states.load_best(best.step))
+            self.states.load_best(best.step, self.weights)
             self.progress.say(f"kept the weights of step {best.step}, where the held-out loss was lowest")
         if best.step == 0:
             left = "the adapter changes nothing" if self.settings.adapts else "the model is as it was"
@@ -239,12 +257,6 @@ class Run:
             f"held-out loss {first.loss:.3f} -> {best.loss:.3f}, "
             f"bits per byte {first.bits_per_byte:.3f} -> {best.bits_per_byte:.3f}"
         )
-
-
-def _load(weights: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(saved[name])
 
 
 def _out_of_memory(settings: TrainSettings) -> StageError:

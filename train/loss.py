@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 
+from train.cross_entropy import scaled_loss, token_losses
+from train.distributed import World
 from train.packing import IGNORED, Batch
 
 
@@ -26,39 +27,65 @@ class Score:
     bits_per_byte: float
 
 
-def token_losses(model: Any, batch: Batch, dtype: torch.dtype) -> Tensor:
-    """The loss at each position in nats, `(B, T)` of float32; 0 where nothing is predicted."""
-    with _arithmetic(batch.ids.device, dtype):
-        logits = model(
-            input_ids=batch.ids, attention_mask=batch.attention_mask(), position_ids=batch.positions, use_cache=False
-        ).logits  # (B, T, V)
-    losses = cross_entropy(
-        logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return losses.view(batch.targets.shape)
+class Losses(nn.Module):
+    """A causal language model, with or without an adapter, from batches to losses.
+
+    It is a module so that sharding can treat the model and its head as one. `window` is how many tokens back attention
+    sees (None: all). With `flat`, for flash attention, rows are laid end to end without padding, and attention is told
+    where each sample begins; otherwise it gets a mask.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype, window: int | None = None, flat: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+        self.window = window
+        self.flat = flat
+
+    def forward(self, batch: Batch, scale: float | None = None) -> Tensor:
+        """The losses in nats where something is predicted, `(P,)`, without gradients; or `scale` times their sum."""
+        network = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        head = network.get_output_embeddings()
+        with self._arithmetic(batch.ids.device):
+            inputs = batch.flat_inputs() if self.flat else batch.inputs(self.window)
+            hidden = network.base_model(**inputs, use_cache=False).last_hidden_state  # (B, T, H), or (1, N, H) if flat
+            targets = batch.targets[batch.samples >= 0][None] if self.flat else batch.targets
+            predicting = targets != IGNORED
+            hidden, targets = hidden[predicting], targets[predicting]
+            if scale is None:
+                return token_losses(hidden, head, targets)
+            return scaled_loss(hidden, head, targets, scale)
+
+    def _arithmetic(self, device: torch.device) -> AbstractContextManager[Any]:
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(device.type, self.dtype)
 
 
-def score(model: Any, batches: Sequence[Batch], control: frozenset[int], dtype: torch.dtype) -> Score:
-    """The model's score on samples that are all fill-in-the-middle, so that every byte of text is predicted once."""
+def score(losses: Losses, batches: Sequence[Batch], control: frozenset[int], world: World) -> Score:
+    """The model's score on samples that are all fill-in-the-middle, so that every byte of text is predicted once.
+
+    Every process takes its share of the batches. A sharded model runs in all of them at once, so where there is no
+    batch left for some, they run one that does not count.
+    """
     nats = text_nats = 0.0
-    with torch.inference_mode(), _evaluating(model):
-        for batch in batches:
-            losses = token_losses(model, batch, dtype).double()
-            is_control = torch.isin(batch.targets, torch.tensor(sorted(control), device=batch.targets.device))
-            nats += float(losses.sum())
-            text_nats += float(losses[~is_control].sum())
+    with torch.no_grad(), _evaluating(losses):
+        for begin in range(0, len(batches), world.size):
+            counts = begin + world.rank < len(batches)
+            batch = batches[begin + world.rank if counts else 0]
+            found = losses(batch).float().cpu().double()
+            if counts:
+                targets = batch.targets[batch.targets != IGNORED].cpu()
+                is_control = torch.isin(targets, torch.tensor(sorted(control)))
+                nats += float(found.sum())
+                text_nats += float(found[~is_control].sum())
+    nats, text_nats = world.sums(nats, text_nats)
     predicted, text_bytes = sum(batch.predicted for batch in batches), sum(batch.text_bytes for batch in batches)
     return Score(round(nats / predicted, 6), round(text_nats / math.log(2) / text_bytes, 6))
 
 
-def _arithmetic(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-
-
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    model.eval()
+def _evaluating(losses: Losses) -> Iterator[None]:
+    losses.eval()
     try:
         yield
     finally:
-        model.train()
+        losses.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -15,17 +16,24 @@ from torch import Tensor
 
 from toolchain.contracts import weight_files
 from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.progress import Progress
+from train import distributed
 from train.adapters import peft_folder, pissa
 from train.bases import TOKENIZER_FILES
+from train.distributed import World
+from train.loss import Losses
 from train.settings import Dtype, TrainSettings
 
 SHARD_BYTES = 4 << 30
+SDPA, FLASH = "sdpa", "flash_attention_2"
 STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 AGAIN = "Fetch the checkpoint again, or remove it and make it again."
 
 
 def best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def arithmetic(wanted: Dtype, device: torch.device) -> torch.dtype:
@@ -34,10 +42,14 @@ def arithmetic(wanted: Dtype, device: torch.device) -> torch.dtype:
         return torch.float32 if wanted == "float32" else torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "mps":
+        return torch.bfloat16 if torch.backends.mps.is_macos_or_newer(14, 0) else torch.float32
     return torch.bfloat16 if _processor_has_bfloat16() else torch.float32
 
 
-def open_model(folder: Path, dtype: torch.dtype, device: torch.device, quantization: Any = None) -> Any:
+def open_model(
+    folder: Path, dtype: torch.dtype, device: torch.device, attention: str = SDPA, quantization: Any = None
+) -> Any:
     """The causal language model of a checkpoint, with weights in `dtype`, or quantized as transformers is told."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -51,7 +63,7 @@ def open_model(folder: Path, dtype: torch.dtype, device: torch.device, quantizat
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             output_loading_info=True,
             **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
         )
@@ -63,6 +75,37 @@ def open_model(folder: Path, dtype: torch.dtype, device: torch.device, quantizat
         # Left alone, they would be filled with random numbers.
         raise ArtifactError(f"{folder} lacks the weight {missing[0]}", AGAIN)
     return model if quantization else model.to(device)
+
+
+def attention_for(device: torch.device, dtype: torch.dtype, progress: Progress) -> str:
+    """The attention to train with, which is told with its reason: flash attention 2 where it can be had, else SDPA."""
+    if device.type != "cuda":
+        chosen, why = SDPA, f"flash attention 2 needs a CUDA device, and this is {device.type}"
+    elif torch.cuda.get_device_capability(device) < (8, 0):
+        chosen, why = SDPA, f"flash attention 2 does not support {torch.cuda.get_device_name(device)}"
+    elif dtype not in (torch.float16, torch.bfloat16):
+        chosen, why = SDPA, "flash attention 2 computes in 16 bits only"
+    elif importlib.util.find_spec("flash_attn") is None:
+        chosen, why = SDPA, "flash attention 2 is not installed (the extra flash)"
+    else:
+        chosen, why = FLASH, "it is installed and the device supports it"
+    progress.say(f"attention: {chosen}, because {why}")
+    return chosen
+
+
+def losses_of(model: Any, settings: TrainSettings, window: int | None, world: World) -> Losses:
+    """The model with its loss, spread over the processes where there are several."""
+    from train import quantization
+
+    network = model.get_base_model() if settings.adapts else model
+    dtype = arithmetic(settings.dtype, world.device)
+    losses = Losses(model, dtype, window, flat=network.config._attn_implementation == FLASH)
+    if world.size > 1:
+        apart = quantization.quantized(model) if settings.method == "qlora" else ()
+        distributed.shard(losses, network._no_split_modules, dtype, apart)
+        if not settings.adapts:
+            losses.float()
+    return losses
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -118,30 +161,34 @@ def adapter_weights(model: Any) -> dict[str, Tensor]:
 
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     state = get_peft_model_state_dict(model, state_dict=trained, save_embedding_layers=False)
-    return {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in state.items()}
+    return {name: distributed.whole(weight) for name, weight in state.items()}
 
 
-def write_adapter(model: Any, first: Mapping[str, Tensor] | None, out: Path) -> None:
+def whole_weights(model: Any) -> dict[str, Tensor]:
+    """A copy of all weights in main memory, a tied one once."""
+    return {name: distributed.whole(weight) for name, weight in model.named_parameters()}
+
+
+def write_adapter(model: Any, weights: Mapping[str, Tensor], first: Mapping[str, Tensor] | None, out: Path) -> None:
     """PEFT's own layout. Its lists are sets in memory, so they are sorted: the same training writes the same bytes.
 
     `first` are the weights that the adapter began with, where it began with a part of the base (PiSSA).
     """
     from safetensors.torch import save_file
 
-    weights, plain = adapter_weights(model), model.peft_config["default"]
-    plain.save_pretrained(out)
+    model.peft_config["default"].save_pretrained(out)
     path = out / peft_folder.CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= {"target_modules": sorted(config["target_modules"]), "inference_mode": True}
     if first is not None:
         weights, config = pissa.relative_to_base(weights, first), pissa.config_for(config)
-    save_file(weights, out / peft_folder.WEIGHTS, metadata={"format": "pt"})
+    save_file(dict(weights), out / peft_folder.WEIGHTS, metadata={"format": "pt"})
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def write_checkpoint(model: Any, tokenizer_folder: Path, out: Path) -> None:
-    """Hugging Face's own layout: the model's weights and configuration, and the tokenizer files of a folder."""
-    model.save_pretrained(out, max_shard_size=SHARD_BYTES)
+def write_checkpoint(model: Any, weights: Mapping[str, Tensor], tokenizer_folder: Path, out: Path) -> None:
+    """Hugging Face's own layout: weights, the model's configuration, and the tokenizer files of a folder."""
+    model.save_pretrained(out, state_dict=dict(weights), max_shard_size=SHARD_BYTES)
     copy_tokenizer(tokenizer_folder, out)
 
 

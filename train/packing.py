@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,12 +41,35 @@ class Batch:
         """Tokens of samples, padding left out."""
         return int((self.samples >= 0).sum())
 
-    def attention_mask(self) -> Tensor | None:
-        """Which positions attend to which, `(B, 1, T, T)`; None where plain causal attention is the same."""
+    def inputs(self, window: int | None = None) -> dict[str, Any]:
+        """What a model of transformers takes; `window` is how many tokens back it sees."""
+        return {"input_ids": self.ids, "position_ids": self.positions, "attention_mask": self.attention_mask(window)}
+
+    def flat_inputs(self) -> dict[str, Any]:
+        """The same for flash attention: all samples in one row of `N` tokens, and where each begins and ends."""
+        real = self.samples >= 0
+        positions = self.positions[real]
+        begins = (positions == 0).nonzero().flatten()
+        edges = torch.cat([begins, begins.new_tensor([len(positions)])]).to(torch.int32)
+        longest = int(edges.diff().max())
+        return {
+            "input_ids": self.ids[real][None],
+            "position_ids": positions[None],
+            "cu_seq_lens_q": edges,
+            "cu_seq_lens_k": edges,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
+
+    def attention_mask(self, window: int | None = None) -> Tensor | None:
+        """Which positions attend to which, `(B, 1, T, T)`; None where what the model does by itself is the same."""
         if bool((self.samples <= 0).all()):
             return None  # one sample a row, and padding that only follows
         same = self.samples[:, :, None] == self.samples[:, None, :]
-        return (same & torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril())[:, None]
+        seen = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril()
+        if window is not None:
+            seen = seen.triu(1 - window)
+        return (same & seen)[:, None]
 
     def to(self, device: torch.device) -> Batch:
         return replace(

@@ -32,6 +32,13 @@ def nf4(dtype: torch.dtype) -> Any:
     )
 
 
+def quantized(model: Any) -> list[Any]:
+    """The parameters of a model that are in 4 bits."""
+    from bitsandbytes.nn import Params4bit
+
+    return [weight for weight in model.parameters() if isinstance(weight, Params4bit)]
+
+
 def described(model: Any) -> dict[str, Any]:
     """Which layers of a model are quantized and which parameters are not, as plain JSON for a manifest."""
     from bitsandbytes.nn import Linear4bit, Params4bit

@@ -33,22 +33,19 @@ def plan_scratch(dataset: Path, settings: ScratchSettings) -> Plan:
     plain = contract_settings.to_json(settings)
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from train import models
         from train.dataset import open_texts
-        from train.fine_tune import Job, open_states, train_fully
+        from train.fine_tune import begin, train_fully
 
-        states = open_states(work, plan.key, progress)
-        seedling = work / "seedling"
-        seedling.mkdir(exist_ok=True)
+        seedling, cache = work / "seedling", work / "cache"
+        seedling.mkdir(parents=True, exist_ok=True)
         progress.start("Training a tokenizer")
-        train_tokenizer(open_texts(dataset, "train", states.cache), settings, seedling)
+        train_tokenizer(open_texts(dataset, "train", cache), settings, seedling)
         progress.finish()
         make_model(settings, seedling)
-        base = open_base(str(seedling), states.cache)
+        base = open_base(str(seedling), cache)
         progress.say(f"{base.facts.parameters / 1e6:.1f} million parameters, {base.facts.vocab_size} tokens")
         draft.facts |= {"name": NAME, "method": NAME}
-        model = train_fully(Job(base, dataset, settings.training(), states, draft, progress))
-        models.write_checkpoint(model, seedling, draft.path)
+        train_fully(begin(base, dataset, settings.training(), plan, draft, work, progress))
 
     plan = Plan(kind="checkpoint", recipe=RECIPE, parents=parents, settings=plain, write=write)
     return plan

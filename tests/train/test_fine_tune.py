@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import filesystem
 
-from tests.train.tiny import SHAPE, Lines, load, opened, write_base
+from tests.train.tiny import SHAPE, Lines, load, opened, write_base, write_dataset
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import ArtifactError, SettingsError, StageError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
-from train import loop
+from train import loop, loss
 from train.fine_tune import plan_train, steps_for
 from train.settings import TrainSettings
 
@@ -164,7 +165,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     # An interrupt saves the step it comes after; anything else goes back to the last saved state.
-    assert resumed.lines[0] == "Resuming after step 11 of 12"
+    assert "Resuming after step 11 of 12" in resumed.lines
     assert same(out, undisturbed[settings.method])
     assert manifest.read(out).digest == manifest.read(undisturbed[settings.method]).digest
     assert not list(tmp_path.glob(".out*"))
@@ -192,7 +193,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
         def die(*arguments, **keywords):
             global calls
             calls += 1
-            if calls == 8:
+            if calls == 11:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*arguments, **keywords)
 
@@ -204,38 +205,49 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
     arguments = [sys.executable, "-c", script, str(dataset), str(base_folder), str(out)]
     assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
     left = {path.name for path in (tmp_path / ".out.work").iterdir()}
-    assert {"state-00000003", ".state.partial", "best-00000000.safetensors", "best-00000004.safetensors"} <= left
+    assert {"state-00000003", ".partial", "best-00000000", "best-00000004"} <= left
     execute(plan_train(dataset, opened(base_folder), LORA), out, Silent())
     assert same(out, undisturbed["lora"])
     assert manifest.read(out).digest == manifest.read(undisturbed["lora"]).digest
 
 
-def test_an_interrupted_run_with_other_settings_is_not_resumed(
+def test_another_run_does_not_resume_an_interrupted_one_and_says_why(
     dataset: Path, base_folder: Path, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    base = opened(base_folder)
+    base, out = opened(base_folder), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        execute(plan_train(dataset, base, replace(LORA, seed=1)), tmp_path / "out", Lines(5, interrupt))
+        execute(plan_train(dataset, base, LORA), out, Lines(5, interrupt))
+    other_base = opened(write_base(tmp_path / "other", shape=replace(SHAPE, seed=1)))
+    other_data = write_dataset(tmp_path / "data", ["x = 1\n" * 50], ["y = 2\n" * 50])
+    for message, plan in (
+        ("had seed 0, not 1", plan_train(dataset, base, replace(LORA, seed=1))),
+        ("had another base", plan_train(dataset, other_base, LORA)),
+        ("had another dataset", plan_train(other_data, base, LORA)),
+    ):
+        with pytest.raises(SettingsError, match=message) as caught:
+            execute(plan, out, Silent())
+        assert str(tmp_path / ".out.work") in caught.value.next_step
+    # Nothing was lost by asking.
     listener = Lines()
-    execute(plan_train(dataset, base, LORA), tmp_path / "out", listener)
-    assert "starting anew" in listener.lines[0]
-    assert same(tmp_path / "out", undisturbed["lora"])
+    execute(plan_train(dataset, base, LORA), out, listener)
+    assert "Resuming after step 5 of 12" in listener.lines
+    assert same(out, undisturbed["lora"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_last_state(
     dataset: Path, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = loop.token_losses, 0
+    original, calls = loss.scaled_loss, 0
 
     def losses(*arguments: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
         return original(*arguments) * (float("nan") if calls == 5 else 1.0)
 
-    monkeypatch.setattr(loop, "token_losses", losses)
+    monkeypatch.setattr(loss, "scaled_loss", losses)
     with pytest.raises(StageError, match="at step 5 the loss is nan") as caught:
         execute(plan_train(dataset, opened(base_folder), LORA), tmp_path / "out", Silent())
     assert "--learning-rate" in caught.value.next_step
@@ -243,26 +255,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_last_state(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_and_a_full_memory_say_what_to_do(
-    dataset: Path, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_and_a_full_memory_say_what_to_do_and_leave_the_last_state_whole(
+    dataset: Path,
+    base_folder: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    original, calls = filesystem.torch.save, 0
+
     def no_space(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device")
+        nonlocal calls
+        calls += 1
+        if calls > 100:  # within the state of step 6: that of step 3 and the best weights so far are whole
+            raise OSError(28, "No space left on device")
+        original(*arguments)
 
     plan = plan_train(dataset, opened(base_folder), LORA)
     with monkeypatch.context() as patched:
-        patched.setattr("train.run_state.torch.save", no_space)
-        with pytest.raises(StageError, match=r"the state after step 3 cannot be written .*No space left"):
+        patched.setattr(filesystem.torch, "save", no_space)
+        with pytest.raises(StageError, match=r"the state after step 6 cannot be written .*No space left"):
             execute(plan, tmp_path / "out", Silent())
+    assert not list((tmp_path / ".out.work").glob(".partial*"))
 
     def no_memory(*arguments: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "token_losses", no_memory)
+        patched.setattr(loss, "scaled_loss", no_memory)
         with pytest.raises(StageError, match="memory does not suffice") as caught:
             execute(plan, tmp_path / "out", Silent())
         assert "--batch-size" in caught.value.next_step
+    listener = Lines()
+    execute(plan, tmp_path / "out", listener)
+    assert "Resuming after step 3 of 12" in listener.lines
+    assert same(tmp_path / "out", undisturbed["lora"])
 
 
 def test_the_best_weights_are_kept_and_patience_ends_the_run(dataset: Path, base_folder: Path, tmp_path: Path) -> None:

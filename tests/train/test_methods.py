@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.test_fine_tune import LORA, same
+from tests.train.test_fine_tune import FULL, LORA, same
 from tests.train.tiny import Lines, load, opened
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import MissingExtra
@@ -32,6 +37,11 @@ METHODS = {
     "qlora-dora": replace(QLORA, dora=True),
     "pissa": replace(LORA, init="pissa", lora_dropout=0.0),
     "pissa-rslora": replace(LORA, init="pissa", rslora=True, lora_dropout=0.0, learning_rate=1e-2),
+}
+KILLED = {
+    "lora": replace(LORA, max_steps=30, save_every=2),
+    "qlora": replace(QLORA, max_steps=30, save_every=2),
+    "full": replace(FULL, max_steps=30, save_every=2),
 }
 IDS = torch.arange(5, 85)[None]
 
@@ -66,7 +76,7 @@ def test_the_base_of_qlora_really_is_nf4(base_folder: Path, trained: dict[str, P
     from bitsandbytes.nn import Linear4bit
 
     config = quantization.nf4(torch.float32)
-    model = models.open_model(base_folder, torch.float32, torch.device("cpu"), config)
+    model = models.open_model(base_folder, torch.float32, torch.device("cpu"), quantization=config)
     plain = dict(load(base_folder).named_modules())
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
     assert len(layers) == 8
@@ -134,7 +144,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
             execute(plan, tmp_path / "out", Lines(step, fail))
     resumed = Lines()
     execute(plan, tmp_path / "out", resumed)
-    assert resumed.lines[0] == "Resuming after step 9 of 12"
+    assert "Resuming after step 9 of 12" in resumed.lines
     assert same(tmp_path / "out", trained[name])
 
 
@@ -147,3 +157,34 @@ def test_without_bitsandbytes_qlora_is_refused_before_the_work(
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
     with pytest.raises(MissingExtra, match="bitsandbytes is not installed"):
         plan_train(dataset, opened(base_folder), TrainSettings(method="qlora"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KILLED)
+def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
+    dataset: Path, base_folder: Path, tmp_path: Path, name: str
+) -> None:
+    clock = tmp_path / "clock"
+
+    def begin(out: Path) -> subprocess.Popen[bytes]:
+        clock.unlink(missing_ok=True)
+        arguments = [str(path) for path in (dataset, base_folder, out, clock)]
+        process = subprocess.Popen([sys.executable, "-m", "tests.train.killed", *arguments, name])
+        while not clock.exists() and process.poll() is None:
+            time.sleep(0.001)
+        return process
+
+    undisturbed = begin(tmp_path / "undisturbed")
+    start = time.monotonic()
+    assert undisturbed.wait() == 0
+    whole = time.monotonic() - start
+    killed = 0
+    for _ in range(3):
+        process = begin(tmp_path / "out")
+        time.sleep(whole * random.uniform(0.1, 0.6))
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL and not (tmp_path / "out").exists()
+    assert killed  # a kill comes too late where the machine has become faster meanwhile
+    assert begin(tmp_path / "out").wait() == 0
+    assert same(tmp_path / "out", tmp_path / "undisturbed")
+    assert manifest.read(tmp_path / "out").digest == manifest.read(tmp_path / "undisturbed").digest

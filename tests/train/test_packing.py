@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
 
-from tests.train.tiny import load
+from tests.compile.families import FAMILIES, VARIANTS, random_model
+from train import cross_entropy
 from train.fim import Sample
-from train.loss import token_losses
+from train.loss import Losses
 from train.packing import OPEN_ROWS, Packer, Row, collate
 
 pytestmark = pytest.mark.train
+
+# Models this small are faster in one thread, by far when the machine has other work.
+torch.set_num_threads(1)
 
 
 def random_samples(lengths: list[int]) -> list[Sample]:
@@ -22,45 +29,121 @@ def random_samples(lengths: list[int]) -> list[Sample]:
     return [Sample(torch.randint(5, 500, (n,), generator=draw).tolist(), n, None) for n in lengths]
 
 
-def loss_and_gradients(base: Path, batches: list[list[Row]]) -> tuple[float, dict[str, torch.Tensor]]:
-    model = load(base).double()
-    total = 0.0
+def family(name: str) -> tuple[Any, int | None]:
+    """A model of the family in double precision, without dropout, and its window."""
+    model = random_model(name).double()
+    assert model.config._attn_implementation == "sdpa"
+    return model, VARIANTS[name].get("sliding_window")
+
+
+def loss_and_gradients(name: str, batches: list[list[Row]], flat: bool = False) -> tuple[float, dict[str, Any]]:
+    model, window = family(name)
+    if flat:
+        model.set_attn_implementation(VARLEN)
+    losses, total = Losses(model, torch.float32, window, flat), 0.0
     for rows in batches:
-        loss = token_losses(model, collate(rows, padding=0), torch.float32).double().sum()
+        loss = losses(collate(rows, padding=0), 1.0)
         loss.backward()
         total += float(loss.detach())
     return total, {name: weight.grad for name, weight in model.named_parameters()}
 
 
-def test_packed_loss_and_gradients_are_those_of_separate_samples(base_folder: Path) -> None:
-    samples = random_samples([40, 31, 1, 20, 17, 60, 9])
+def by_sample(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    cu_seq_lens_q: torch.Tensor,
+    cu_seq_lens_k: torch.Tensor,
+    max_length_q: int,
+    max_length_k: int,
+    sliding_window: int | None = None,
+    **unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """What flash attention computes for sequences of various lengths laid end to end, in plain PyTorch."""
+    assert attention_mask is None
+    assert query.shape[0] == 1
+    edges = cu_seq_lens_q.tolist()
+    assert edges == cu_seq_lens_k.tolist()
+    assert max(b - a for a, b in pairwise(edges)) == max_length_q == max_length_k
+    parts = []
+    for begin, end in pairwise(edges):
+        q, k, v = (tensor[:, :, begin:end] for tensor in (query, key, value))
+        seen = torch.ones(end - begin, end - begin, dtype=torch.bool).tril()
+        if sliding_window is not None:
+            seen = seen.triu(1 - sliding_window)
+        parts.append(scaled_dot_product_attention(q, k, v, seen, scale=scaling, enable_gqa=True))
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+VARLEN = "one_sample_at_a_time"
+AttentionInterface.register(VARLEN, by_sample)
+AttentionMaskInterface.register(VARLEN, lambda *given, **named: None)
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["masked", "flat"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_packed_loss_and_gradients_are_those_of_separate_samples(name: str, flat: bool) -> None:
+    samples = random_samples([60, 31, 1, 20, 55, 60, 9])
     packed = [[samples[:4], samples[4:]]]
     separate = [[[sample]] for sample in samples]
-    loss, gradients = loss_and_gradients(base_folder, packed)
-    expected, expected_gradients = loss_and_gradients(base_folder, separate)
+    loss, gradients = loss_and_gradients(name, packed, flat)
+    expected, expected_gradients = loss_and_gradients(name, separate)
     assert loss == pytest.approx(expected, rel=1e-5)
-    for name, gradient in gradients.items():
-        error = float((gradient - expected_gradients[name]).abs().max())
-        assert error <= 1e-5 * max(1.0, float(expected_gradients[name].abs().max())), name
+    for weight, gradient in gradients.items():
+        error = float((gradient - expected_gradients[weight]).abs().max())
+        assert error <= 1e-5 * max(1.0, float(expected_gradients[weight].abs().max())), weight
 
 
-def test_the_proof_would_notice_attention_across_samples(base_folder: Path) -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_proof_would_notice_attention_across_samples(name: str) -> None:
     samples = random_samples([40, 31, 20])
     joined = Sample([token for sample in samples for token in sample.ids], 91, None)
-    naive = collate([[joined]], padding=0)
-    packed = collate([samples], padding=0)
-    model = load(base_folder).requires_grad_(False)
-    same = packed.targets[0] != -100
-    difference = token_losses(model, naive, torch.float32) - token_losses(model, packed, torch.float32)
-    assert float(difference[0, 41:][same[41:]].abs().max()) > 1e-3
+    model, window = family(name)
+    naive, packed = collate([[joined]], padding=0), collate([samples], padding=0)
+    losses = Losses(model.requires_grad_(False), torch.float32, window)
+    predicting = packed.targets[0] != -100
+    all_losses = losses(naive)[predicting[:-1]]  # only the joined sample's last token predicts nothing
+    assert float((all_losses - losses(packed))[41:].abs().max()) > 1e-3
 
 
-def test_a_single_sample_a_row_needs_no_mask(base_folder: Path) -> None:
+def test_a_single_sample_a_row_needs_no_mask() -> None:
     batch = collate([[sample] for sample in random_samples([50, 20])], padding=0)
     assert batch.attention_mask() is None
     assert batch.predicted == 49 + 19
     assert batch.tokens == 70
     assert collate([random_samples([50, 20])], padding=0).attention_mask() is not None
+
+
+@pytest.mark.parametrize("trained_head", [True, False])
+def test_chunked_cross_entropy_is_that_of_pytorch(monkeypatch: pytest.MonkeyPatch, trained_head: bool) -> None:
+    monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", 7 * 50)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 50, bias=False).double().requires_grad_(trained_head)
+    hidden = torch.randn(40, 16, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 50, (40,))
+    expected = torch.nn.functional.cross_entropy(head(hidden), targets, reduction="none")
+    assert torch.allclose(cross_entropy.token_losses(hidden, head, targets), expected)
+    loss = 3 * cross_entropy.scaled_loss(hidden, head, targets, 0.25)
+    assert float(loss.detach()) == pytest.approx(0.75 * float(expected.detach().sum()))
+    wanted = [hidden, head.weight] if trained_head else [hidden]
+    found = torch.autograd.grad(loss, wanted)
+    for one, other in zip(found, torch.autograd.grad(0.75 * expected.sum(), wanted), strict=True):
+        assert torch.allclose(one, other)
+
+
+def test_a_head_with_an_adapter_of_its_own_is_trained_too() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["lm_head"])
+    model = get_peft_model(random_model("llama"), config)
+    Losses(model, torch.float32)(collate([random_samples([30])], padding=0), 1.0).backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(gradients) == 2
+    assert float(next(g for name, g in gradients.items() if "lora_B" in name).abs().max()) > 0
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,65 @@
+"""Run by torchrun: trains with the settings in a JSON file, and tells what became of each parameter."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from tests.train.tiny import Lines, opened
+from toolchain.contracts.errors import FimbleError
+from toolchain.contracts.stage import execute
+from train import launch, loop
+from train.fine_tune import plan_train
+from train.settings import TrainSettings
+
+
+def main() -> None:
+    dataset, base, work = map(Path, sys.argv[1:4])
+    for job in json.loads((work / "jobs.json").read_text()):
+        name, kill_at = job["name"], job.get("kill_at")
+        plan = plan_train(dataset, opened(base), TrainSettings(**job["settings"]))
+        seen: dict[str, Any] = {}
+        watch(seen, kill_at)
+        lines = Lines()
+        try:
+            if launch.follows():
+                launch.follow(plan, work / name)
+            else:
+                execute(plan, work / name, lines)
+        except FimbleError as error:
+            seen["error"] = str(error)
+        if not launch.follows():
+            (work / f"{name}.json").write_text(json.dumps(seen | {"lines": lines.lines}))
+
+
+def watch(seen: dict[str, Any], kill_at: int | None) -> None:
+    """Note whether parameters are sharded, and die at a step."""
+    original = loop.Run._step
+
+    def step(run: loop.Run) -> float:
+        weights = dict(run.losses.named_parameters())
+        sharded = {name for name, weight in weights.items() if isinstance(weight, DTensor)}
+        seen["sharded"], seen["whole"] = sorted(sharded), sorted(set(weights) - sharded)
+        moments = run.optimizer.state.values()
+        seen["moments sharded"] = all(isinstance(m["exp_avg"], DTensor) for m in moments)
+        seen["local"] = sum(weights[name].to_local().numel() for name in sharded)
+        seen["total"] = sum(weights[name].numel() for name in sharded)
+        if kill_at is not None and run.record.step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step_before(run)
+
+    step_before = getattr(original, "original", original)
+    step.original = step_before  # type: ignore[attr-defined]
+    loop.Run._step = step  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,85 @@
+"""Cross entropy without the logits of all positions at once.
+
+At 49,152 tokens of vocabulary and 8,192 positions, logits in float32 with their gradients would take 3 GB. Here a few
+positions at a time go through the head, and their gradients are worked out at once from the softmax that is there
+anyway, so nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+
+LOGITS_AT_ONCE = 1 << 26
+"""A quarter of a GiB in float32."""
+
+
+def token_losses(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+    """The losses in nats, `(P,)`, of predicting `targets (P,)` from `hidden (P, H)`."""
+    parts = [
+        cross_entropy(_exact(head(hidden[part])), targets[part], reduction="none")
+        for part in _parts(len(targets), _vocabulary(head))
+    ]
+    return torch.cat(parts)
+
+
+def scaled_loss(hidden: Tensor, head: nn.Module, targets: Tensor, scale: float) -> Tensor:
+    """`scale` times the sum of the losses, with gradients for `hidden` and the head's weight."""
+    if type(head) is nn.Linear and head.bias is None:
+        total: Tensor = _ScaledLoss.apply(hidden, head.weight, targets, scale)
+        return total
+    return scale * cross_entropy(_exact(head(hidden)), targets, reduction="sum")  # a head with an adapter of its own
+
+
+class _ScaledLoss(torch.autograd.Function):
+    """With p the softmax over the vocabulary and y the target, one-hot: d loss / d logits = p - y."""
+
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        total = torch.zeros((), dtype=_wide(hidden.dtype), device=hidden.device)
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight, dtype=total.dtype) if weight.requires_grad else None
+        matrix = weight.to(dtype)
+        with torch.autocast(device, enabled=False):
+            for part in _parts(len(targets), len(weight)):
+                rows = hidden[part].to(dtype)
+                logits = _exact(linear(rows, matrix))  # (p, V)
+                target = targets[part, None]
+                normaliser = logits.logsumexp(dim=1, keepdim=True)
+                total += (normaliser - logits.gather(1, target)).sum()
+                slope = logits.sub_(normaliser).exp_()
+                slope.scatter_add_(1, target, torch.full_like(target, -1, dtype=slope.dtype)).mul_(scale)
+                narrow = slope.to(dtype)
+                d_hidden[part] = (narrow @ matrix).to(hidden.dtype)
+                if d_weight is not None:
+                    d_weight += (narrow.T @ rows).to(total.dtype)
+        context.save_for_backward(d_hidden, d_weight.to(weight.dtype) if d_weight is not None else None)
+        return total * scale
+
+    @staticmethod
+    def backward(context: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        d_hidden, d_weight = context.saved_tensors
+        return d_hidden * outer[0].to(d_hidden.dtype), d_weight if d_weight is None else d_weight * outer[0], None, None
+
+
+def _parts(positions: int, vocabulary: int) -> Iterator[slice]:
+    size = max(1, LOGITS_AT_ONCE // vocabulary)
+    return (slice(begin, begin + size) for begin in range(0, positions, size))
+
+
+def _vocabulary(head: Any) -> int:
+    return int(head.out_features)
+
+
+def _exact(logits: Tensor) -> Tensor:
+    return logits.to(_wide(logits.dtype))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
