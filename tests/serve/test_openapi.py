@@ -23,7 +23,8 @@ CHECKS = [
     checks.content_type_conformance,
     checks.response_schema_conformance,
 ]
-SECONDS = 5
+WITH_BODY = [route for route, operation in OPERATIONS.items() if operation.body is not None]
+SECONDS = 20
 """No request of these takes longer."""
 
 
@@ -41,9 +42,13 @@ def description(chat_bundle: Bundle) -> Iterator[Any]:
         yield schemathesis.openapi.from_url(str(client.base_url.join("/openapi.json")))
 
 
-def ask(description: Any, route: str, examples: int) -> None:
-    """Ask what the description says may be asked, as often as that; every reply is as it says and none is a 5xx."""
+def ask(description: Any, route: str, examples: int, wrong: bool = False) -> None:
+    """Ask what the description says may be asked, or with `wrong` what it rules out, as often as `examples`.
+
+    Every reply is as it says, and none is a 5xx.
+    """
     method, path = route.split()
+    mode = schemathesis.GenerationMode.NEGATIVE if wrong else schemathesis.GenerationMode.POSITIVE
 
     @settings(
         max_examples=examples,
@@ -52,7 +57,7 @@ def ask(description: Any, route: str, examples: int) -> None:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(case=description[path][method].as_strategy())
+    @given(case=description[path][method].as_strategy(generation_mode=mode))
     def holds(case: Any) -> None:
         case.call_and_validate(timeout=SECONDS, checks=CHECKS)
 
@@ -61,10 +66,21 @@ def ask(description: Any, route: str, examples: int) -> None:
 
 @pytest.mark.parametrize("route", OPERATIONS)
 def test_replies_are_as_described(description: Any, route: str) -> None:
-    ask(description, route, 15 if OPERATIONS[route].body is not None else 2)
+    ask(description, route, 12 if route in WITH_BODY else 2)
+
+
+@pytest.mark.parametrize("route", WITH_BODY)
+def test_what_is_not_as_described_does_no_harm(description: Any, route: str) -> None:
+    ask(description, route, 8, wrong=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("route", OPERATIONS)
 def test_replies_are_as_described_however_often_it_is_asked(description: Any, route: str) -> None:
-    ask(description, route, 500 if OPERATIONS[route].body is not None else 10)
+    ask(description, route, 500 if route in WITH_BODY else 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", WITH_BODY)
+def test_what_is_not_as_described_does_no_harm_however_often_it_is_asked(description: Any, route: str) -> None:
+    ask(description, route, 500, wrong=True)
