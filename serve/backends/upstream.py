@@ -168,8 +168,12 @@ def offered(client: httpx.Client) -> list[Offered]:
     """The models that the upstream has. Raises SettingsError when it does not tell as OpenAI's API does."""
     try:
         reply = client.get("models", timeout=CONNECT_SECONDS)
-        if reply.status_code != 200:
+        if reply.status_code in (401, 403):
             raise SettingsError(f"the upstream {client.base_url} refuses: {_told(reply)}", "Check --upstream-key.")
+        if reply.status_code != 200:
+            raise SettingsError(
+                f"the upstream {client.base_url} lists no models: {_told(reply)}", "Give an address that ends in /v1."
+            )
         found = [Offered(str(card["id"]), card.get("max_model_len")) for card in reply.json()["data"]]
     except httpx.HTTPError as error:
         raise SettingsError(f"the upstream {client.base_url} cannot be reached ({error})", "Start it first.") from None

@@ -236,6 +236,12 @@ def test_an_upstream_that_fails(bundle: Bundle, reply: bytes, told: str) -> None
         written(address, bundle)
 
 
+def test_an_address_without_its_v1(bundle: Bundle) -> None:
+    completer, _ = completer_for(bundle, saying(bundle, "x"))
+    with serving(completer) as client, pytest.raises(SettingsError, match=r"lists no models: status \d+.*ends in /v1"):
+        open_upstream(str(client.base_url), None, None, bundle.folder, 1)
+
+
 @pytest.mark.parametrize("models", ["{}", '{"data": []}', '{"data": [1]}', "[]", "nothing"])
 def test_an_address_that_is_none_of_openais_api(bundle: Bundle, models: str) -> None:
     with (

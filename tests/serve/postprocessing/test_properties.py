@@ -81,9 +81,10 @@ def test_all_rules_again_only_ever_cut_more(prefix: str, suffix: str, text: str,
 )
 def test_a_rule_costs_no_more_than_the_text_is_long(rule: Rule, unit: str) -> None:
     for cursor in (Cursor("x = [\n    ", ");\n}\n"), Cursor('print("', '")\n')):
-        begun = time.perf_counter()
+        # Of the processor, as other programs may hold it for long; what grows with the square takes minutes.
+        begun = time.thread_time()
         rule.apply(cursor, unit * (200_000 // len(unit)), "stop")
-        assert time.perf_counter() - begun < 2
+        assert time.thread_time() - begun < 5
 
 
 def test_a_rule_is_left_out_by_its_name() -> None:
