@@ -15,6 +15,9 @@ import uvicorn
 from serve.models import Models
 from serve.reloading import Reloader
 
+IDLE_SECONDS = 120
+"""An idle connection is kept for longer than clients keep theirs, 90 seconds at most: else one could be sent a request
+at the moment when the server closes it, which editors show as an error."""
 LAST_SECONDS = 5
 """What is left for a client to read what it is told at the end."""
 
@@ -23,6 +26,7 @@ class Lifecycle(uvicorn.Server):
     """Told to stop, it refuses what waits, and gives what runs some seconds before that ends with what it has."""
 
     def __init__(self, config: uvicorn.Config, models: Models, reloader: Reloader, drain_seconds: int) -> None:
+        config.timeout_keep_alive = IDLE_SECONDS
         config.timeout_graceful_shutdown = drain_seconds + LAST_SECONDS
         super().__init__(config)
         self._models, self._reloader, self._drain_seconds = models, reloader, drain_seconds

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,6 +58,17 @@ def test_what_takes_too_long_at_the_end_is_answered_with_what_there_is(bundle: B
         running.send_signal(signal.SIGTERM)
         assert 10 < len(asking.result().json()["choices"][0]["text"]) < 120
         assert running.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_a_connection_may_be_idle_for_as_long_as_clients_keep_it(bundle: Bundle) -> None:
+    with process(bundle.folder) as (_, url):
+        port = int(url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            for pause in (6, 0):
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert b" 200 " in connection.recv(4096)
+                time.sleep(pause)
 
 
 def test_a_busy_port_is_told_with_who_has_it(bundle: Bundle, tmp_path: Path) -> None:
