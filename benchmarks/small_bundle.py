@@ -17,7 +17,9 @@ from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 
 ROOT = Path(__file__).parents[1]
-CODE = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("[cst]*/**/*.py")) if path.stat().st_size > 6000]
+FILES = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("[cst]*/**/*.py"))]
+CODE = [text for text in FILES if len(text) > 6000 and "<fim_" not in text]
+"""Where a FIM prompt ends and its text begins cannot be told of files that spell FIM tokens out."""
 CONFIG = COMMON | {"vocab_size": 4096, "n_positions": 1024, "n_embd": 128, "n_layer": 2, "n_head": 2, "n_inner": 512}
 
 

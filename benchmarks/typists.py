@@ -45,11 +45,12 @@ class Typist:
     it reads a stream.
     """
 
-    def __init__(self, number: int, kind: Kind, code: str, client: httpx.AsyncClient) -> None:
+    def __init__(self, number: int, kind: Kind, code: str, url: str) -> None:
         self.kind, self.asked = kind, list[Asked]()
         self.most_open = 0
         self._agent = f"{kind} ({number})"
-        self._client = client
+        # Its own, as each editor has: one pool of connections for all would make them wait for each other.
+        self._client = httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, verify=False)
         self._random = random.Random(number)
         cut = self._random.randrange(len(code) // 4, len(code) // 2)
         self._before, self._to_type, self._after = code[:cut], code[cut : cut + 2000], code[cut + 2000 :]
@@ -68,6 +69,7 @@ class Typist:
             else:
                 await self._look(latest)
         await asyncio.gather(*self._open, return_exceptions=True)
+        await self._client.aclose()
 
     async def _look(self, latest: asyncio.Task[None]) -> None:
         begun, asked = time.monotonic(), self.asked[-1]

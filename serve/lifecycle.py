@@ -18,6 +18,8 @@ from serve.reloading import Reloader
 IDLE_SECONDS = 120
 """An idle connection is kept for longer than clients keep theirs, 90 seconds at most: else one could be sent a request
 at the moment when the server closes it, which editors show as an error."""
+SENT_SECONDS = 0.3
+"""For how long what clients have sent already is still read, and refused in words instead of by hanging up."""
 LAST_SECONDS = 5
 """What is left for a client to read what it is told at the end."""
 
@@ -41,6 +43,7 @@ class Lifecycle(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._reloading.cancel()
         self._models.close()
+        await asyncio.sleep(SENT_SECONDS)
         asyncio.get_running_loop().call_later(self._drain_seconds, self._models.cut)
         await super().shutdown(sockets)
 

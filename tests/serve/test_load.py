@@ -20,4 +20,4 @@ def test_editors_at_once_get_answers_or_honest_refusals(tmp_path: Path) -> None:
         assert set(figures[who]["refusals"]) <= {"429 overloaded", "503 overloaded"}
     assert figures["server"]["request_superseded"] > 0
     assert figures["memory_megabytes"]["end"] < figures["memory_megabytes"]["start"] + 32
-    assert figures["stopped"]["exit_code"] == figures["stopped"]["errors"] == 0, figures["stopped"]["told"]
+    assert figures["stopped"]["exit_code"] == figures["stopped"]["errors"] == 0, figures["stopped"]["what_went_wrong"]
