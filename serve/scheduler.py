@@ -21,6 +21,9 @@ from serve.requests import Completion, CompletionRequest
 from serve.superseding import supersedes
 
 MEAN_OF = 8
+KEYSTROKE_SECONDS = 0.3
+"""Whoever types asks again within this time."""
+LONGEST_WAIT_SECONDS = 5
 
 
 class Turn:
@@ -33,7 +36,7 @@ class Turn:
         self.superseded = False
         self.over = threading.Event()
         """Set when nobody wants the rest: the model then ends at its next step."""
-        self._arrived = self._begun = time.monotonic()
+        self.arrived = self._begun = time.monotonic()
         self._pieces: asyncio.Queue[str | Completion | Exception] = asyncio.Queue()
 
     async def pieces(self) -> AsyncGenerator[str | Completion, None]:
@@ -54,7 +57,7 @@ class Turn:
 
     def begin(self) -> None:
         self._begun = time.monotonic()
-        self.waited = self._begun - self._arrived
+        self.waited = self._begun - self.arrived
 
     def seconds(self) -> float:
         """For how long it has run."""
@@ -145,6 +148,17 @@ class Scheduler:
     def _stopping(self) -> Refused:
         return Refused(503, "the server is stopping", "server", "overloaded", {"Retry-After": "1"})
 
+    def _next(self) -> Turn:
+        """Whose turn it is: the last to have asked of those that are not typing on, but nobody waits too long.
+
+        In a long queue the first is the likeliest to have lost patience, and would soon ask anew.
+        """
+        now, oldest = time.monotonic(), self._waiting[0]
+        if now - oldest.arrived >= LONGEST_WAIT_SECONDS:
+            return oldest
+        quiet = [turn for turn in self._waiting if now - turn.arrived >= KEYSTROKE_SECONDS]
+        return quiet[-1] if quiet else oldest
+
     def _start(self, turn: Turn) -> None:
         turn.begin()
         self._running.add(turn)
@@ -170,4 +184,6 @@ class Scheduler:
         if isinstance(error, Exception):
             turn.give(error)
         if self._waiting and self.running < self._concurrency:
-            self._start(self._waiting.pop(0))
+            turn = self._next()
+            self._waiting.remove(turn)
+            self._start(turn)
