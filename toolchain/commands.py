@@ -126,15 +126,17 @@ def train_command(
     """A dataset and a base to an adapter, or with --method full to a checkpoint."""
     from train.bases import open_base
     from train.fine_tune import plan_train
-    from train.launch import follow, follows
+    from train.launch import follow, follows, refuse_alone
     from train.scratch import plan_scratch
 
     tables: Mapping[str, Mapping[str, Any]] = read_tables()
+    launching = choose(LaunchSettings, "launch", {}, flags)
     if preset is not None:
         named = presets.load(preset)
         if base == "scratch":
             raise SettingsError("--preset has no effect with --base scratch", "Leave one of them out.")
         base, tables = base or named.base, presets.under(named, tables, flags)
+        refuse_alone(named.name, named.count, launching)
     if base is None:
         raise SettingsError("there is no base to train", "Name one with --base, or a --preset.")
     if base == "scratch":
@@ -147,7 +149,6 @@ def train_command(
         _execute(lambda progress: plan_scratch(dataset, scratch), out, as_json)
         return
     opened, chosen = base, choose(TrainSettings, "train", tables, flags)
-    launching = choose(LaunchSettings, "launch", {}, flags)
     if launching.launcher != "local":
         started(launching, out, as_json)
     elif follows():

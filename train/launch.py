@@ -103,6 +103,12 @@ def without_launching(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
+def refuse_alone(name: str, count: int, settings: LaunchSettings) -> None:
+    """Raise SettingsError for a preset of `count` GPUs that would run in one process."""
+    if count > 1 and settings.launcher == "local" and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise SettingsError(f"the preset {name} is for {count} GPUs", f"Add --launcher torchrun --count {count}.")
+
+
 def follows() -> bool:
     """Whether torchrun started this process as another than the first, which writes and speaks."""
     return os.environ.get("RANK", "0") != "0"

@@ -10,6 +10,7 @@ import pytest
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
 from train import presets
+from train.launch import LaunchSettings, refuse_alone
 from train.settings import TrainSettings
 
 COMMON: dict[str, Any] = {
@@ -86,9 +87,17 @@ def test_a_preset_is_refused_only_for_what_is_left_of_it() -> None:
     lacking = presets.Preset("x", "", "", "base", "gpu", {"method": "by-magic", "batch_size": 3})
     assert presets.lacking(lacking) == ["method by-magic"]
     assert presets.under(lacking, {}, {"method": "lora"})["train"]["batch_size"] == 3
-    wider = dataclasses.replace(lacking, train={}, count=8)
-    with pytest.raises(SettingsError, match="sharding over 8 GPUs"):
-        presets.under(wider, {}, {})
+
+
+def test_a_preset_for_several_gpus_does_not_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = presets.load("starcoder-full-fsdp-8xa100-80gb")
+    assert presets.lacking(wide) == []
+    with pytest.raises(SettingsError, match=r"is for 8 GPUs.*--launcher torchrun --count 8"):
+        refuse_alone(wide.name, wide.count, LaunchSettings())
+    refuse_alone(wide.name, wide.count, LaunchSettings(launcher="torchrun", count=4))
+    refuse_alone("another", 1, LaunchSettings())
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    refuse_alone(wide.name, wide.count, LaunchSettings())
 
 
 def test_a_misspelt_preset_has_a_suggestion() -> None:

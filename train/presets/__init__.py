@@ -47,12 +47,11 @@ def load(name: str) -> Preset:
 def lacking(preset: Preset, given: Collection[str] = ()) -> list[str]:
     """What the preset asks for and `fimble train` cannot do, one phrase each; not of `given` settings."""
     hints = settings.field_types(TrainSettings)
-    missing = [
+    return [
         f"{name.replace('_', ' ')} {value}"
         for name, value in preset.train.items()
         if name not in given and not (name in hints and _takes(hints[name], value))
     ]
-    return missing + ([f"sharding over {preset.count} GPUs"] if preset.count > 1 else [])
 
 
 def under(
