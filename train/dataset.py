@@ -15,6 +15,7 @@ from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.manifest import REMAKE
 
 Split = Literal["train", "heldout"]
+COLUMNS = ("repository", "path", "language", "content")
 
 
 def open_texts(dataset: Path, split: Split, cache: Path) -> Sequence[str]:
@@ -23,7 +24,7 @@ def open_texts(dataset: Path, split: Split, cache: Path) -> Sequence[str]:
 
 
 def open_files(dataset: Path, split: Split, cache: Path) -> Any:
-    """The files of a split as rows with `path` and `content`, by index; by the name of a column, that column.
+    """The files of a split as rows, by index; by the name of one of `COLUMNS`, that column.
 
     Raises ArtifactError when they cannot be read or there are none.
     """
@@ -36,7 +37,7 @@ def open_files(dataset: Path, split: Split, cache: Path) -> Any:
         raise ArtifactError(f"{dataset} has no data/{split}-*.parquet", REMAKE)
     try:
         rows = datasets.load_dataset(
-            "parquet", data_files={split: files}, split=split, columns=["path", "content"], cache_dir=str(cache)
+            "parquet", data_files={split: files}, split=split, columns=list(COLUMNS), cache_dir=str(cache)
         )
     except Exception as error:  # pyarrow's, fsspec's and datasets' own errors have no common base
         for cause in (error, error.__cause__):

@@ -1,8 +1,8 @@
 """Chunk, then fill-in-the-middle: from a file's text to training samples of token ids.
 
 A file is first cut into chunks that fit the sequence; then a chunk becomes, at a given rate, a FIM sample. The other
-way round, cutting FIM samples to length, destroys most of them. Cuts fall between any two characters, because a real
-cursor stands inside a token; the three parts are tokenized apart.
+way round, cutting FIM samples to length, destroys most of them. Cuts fall between any two characters unless asked
+otherwise, because a real cursor stands inside a token; the three parts are tokenized apart.
 Source: Bavarian et al. 2022 (arXiv:2207.14255), section 3; the orders are those of `toolchain/contracts/fim.py`.
 """
 
@@ -11,9 +11,11 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from toolchain.contracts.fim import FimIds, Order
+from train.cuts import Cut, anywhere
+from train.repository import RepositoryContext
 from train.tokenization import TextTokenizer
 
 CONTROL_TOKENS = 4
@@ -30,6 +32,8 @@ class Sample:
     text_bytes: int
     order: Order | None
     """None for plain text."""
+    given: int = 0
+    """How many of the first ids are there to be read only, and not predicted."""
 
 
 @dataclass(frozen=True)
@@ -43,40 +47,49 @@ class Sampler:
     fim_rate: float
     spm_rate: float
     seed: int
+    cut: Cut = anywhere
+    context: RepositoryContext | None = None
+
+    @property
+    def room(self) -> int:
+        """Tokens of a sequence that are left for the file itself."""
+        return self.length - (self.context.tokens if self.context else 0)
 
     def samples(self, text: str, epoch: int, document: int) -> Iterator[Sample]:
         """The samples of one file. Draws depend on the seed and these numbers alone, so a resumed run repeats them."""
-        chunks = cut(text, self.tokenizer.starts(text), self.length - CONTROL_TOKENS - SLACK)
+        chunks = parts(text, self.tokenizer.starts(text), self.room - CONTROL_TOKENS - SLACK)
         for number, chunk in enumerate(chunks):
             draw = random.Random(f"{self.seed}/{epoch}/{document}/{number}")
-            yield from self._of_chunk(chunk, number == len(chunks) - 1, draw)
+            for sample in self._of_chunk(chunk, document, number == len(chunks) - 1, draw):
+                given = self.context.before(document, draw) if self.context else []
+                yield replace(sample, ids=[*given, *sample.ids], given=len(given))
 
-    def _of_chunk(self, chunk: str, last: bool, draw: random.Random) -> Iterator[Sample]:
+    def _of_chunk(self, chunk: str, document: int, last: bool, draw: random.Random) -> Iterator[Sample]:
         if draw.random() < self.fim_rate:
-            sample = self._infilling(chunk, draw)
-            if len(sample.ids) <= self.length:
+            sample = self._infilling(chunk, document, draw)
+            if len(sample.ids) <= self.room:
                 yield sample
                 return
         ids = self.tokenizer.encode(chunk)
-        if len(ids) >= self.length and len(chunk) > 1:
+        if len(ids) >= self.room and len(chunk) > 1:
             # Out of its surroundings a chunk may take more tokens than it did within them.
             half = len(chunk) // 2
-            yield from self._of_chunk(chunk[:half], False, draw)
-            yield from self._of_chunk(chunk[half:], last, draw)
+            yield from self._of_chunk(chunk[:half], document, False, draw)
+            yield from self._of_chunk(chunk[half:], document, last, draw)
         else:
             yield Sample([*ids, self.ids.end_of_text] if last else ids, _size(chunk), None)
 
-    def _infilling(self, chunk: str, draw: random.Random) -> Sample:
+    def _infilling(self, chunk: str, document: int, draw: random.Random) -> Sample:
         order: Order = self.orders[0]
         if len(self.orders) > 1:
             order = "spm" if draw.random() < self.spm_rate else "psm"
-        first, second = sorted((draw.randint(0, len(chunk)), draw.randint(0, len(chunk))))
+        first, second = self.cut(chunk, document, draw)
         prefix, middle, suffix = map(self.tokenizer.encode, (chunk[:first], chunk[first:second], chunk[second:]))
         ids = [*self.ids.arrange(order, prefix, suffix), *middle, self.ids.end_of_text]
         return Sample(ids, _size(chunk), order)
 
 
-def cut(text: str, starts: list[int], tokens: int) -> list[str]:
+def parts(text: str, starts: list[int], tokens: int) -> list[str]:
     """`text` in consecutive parts of `tokens` tokens, where token `i` begins at character `starts[i]`.
 
     Characters stay whole: one that is spread over several tokens may make a part that much longer.

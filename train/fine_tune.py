@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.contracts import extras, fim, manifest
 from toolchain.contracts import settings as contract_settings
+from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.manifest import Draft, Kind, Parent
 from toolchain.contracts.progress import Progress
+from toolchain.contracts.settings import check
 from toolchain.contracts.stage import Plan
 from train.bases import Base
+from train.cuts import GRAMMARS
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -46,8 +49,7 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
     parents = (Parent(kind="dataset", digest=manifest.read(dataset, "dataset").digest, role="dataset"), base.parent)
     settings.check_layers(base.linear_layers, base.name)
     kind: Kind = "adapter" if settings.adapts else "checkpoint"
-    if settings.method == "qlora":
-        extras.need("bitsandbytes", "accelerate")
+    _check(settings, base)
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
@@ -60,6 +62,21 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
 
     plan = Plan(kind=kind, recipe=RECIPE, parents=parents, settings=plain, write=write)
     return plan
+
+
+def _check(settings: TrainSettings, base: Base) -> None:
+    """Raise MissingExtra or SettingsError for what the settings need and is not there."""
+    if settings.method == "qlora":
+        extras.need("bitsandbytes", "accelerate")
+    if settings.cuts == "syntax":
+        extras.need("tree_sitter", *(module for module, _ in GRAMMARS.values()))
+    if settings.repository_context and base.spec.file_separator is None:
+        raise SettingsError(
+            f"--repository-context needs a base that was trained with a file separator, and {base.name} was not",
+            "Leave it out, or use StarCoder2 or Qwen2.5-Coder.",
+        )
+    most = base.facts.context_size // 2
+    check("--repository-context", settings.repository_context, settings.repository_context <= most, f"at most {most}")
 
 
 def begin(
@@ -121,13 +138,14 @@ def _fine_tune_adapter(job: Job) -> None:
 def _train(job: Job, model: Any) -> None:
     """Run the loop over the dataset, and note in the draft's facts what came of it."""
     from train import loop, models, stream
-    from train.dataset import open_texts
+    from train.dataset import open_files, open_texts
 
     settings, cache = job.settings, job.states.cache
-    sampler, measuring = _samplers(job)
-    texts, held_out_texts = open_texts(job.dataset, "train", cache), open_texts(job.dataset, "heldout", cache)
+    files, held_out_texts = open_files(job.dataset, "train", cache), open_texts(job.dataset, "heldout", cache)
+    texts = files["content"]
+    sampler, measuring = _samplers(job, files)
     batches = stream.held_out_batches(held_out_texts, measuring, settings.batch_size, settings.evaluate_sequences)
-    steps = steps_for(stream.tokens_in(texts, sampler), sampler.length, settings, job.world.size)
+    steps = steps_for(stream.tokens_in(texts, sampler), sampler.room, settings, job.world.size)
     if steps < settings.max_steps:
         job.progress.say(f"{steps} steps are {settings.max_epochs:g} passes over the dataset (--max-epochs)")
     if settings.gradient_checkpointing:
@@ -145,9 +163,11 @@ def _train(job: Job, model: Any) -> None:
     job.draft.facts |= _facts(run.train(), job, model)
 
 
-def _samplers(job: Job) -> tuple[Sampler, Sampler]:
-    """How files become samples to train on, and samples to measure with."""
+def _samplers(job: Job, files: Any) -> tuple[Sampler, Sampler]:
+    """How the rows `files` become samples to train on, and others samples to measure with."""
+    from train import cuts
     from train.fim import Sampler
+    from train.repository import RepositoryContext
     from train.tokenization import open_text_tokenizer
 
     base, settings = job.base, job.settings
@@ -155,8 +175,18 @@ def _samplers(job: Job) -> tuple[Sampler, Sampler]:
     tokenizer = open_text_tokenizer(base.folder, base.spec.control_tokens)
     ids = fim.resolve(base.spec, tokenizer.tokenizer.token_to_id, where=str(base.folder / "tokenizer.json"))
     sampler = Sampler(tokenizer, ids, base.spec.orders, length, settings.fim_rate, settings.spm_rate, settings.seed)
-    # Always the same share of each order, so that runs with other rates can be compared.
-    return sampler, replace(sampler, fim_rate=1.0, spm_rate=0.5, seed=0)
+    # Always the same cuts and share of each order, so that runs with other settings can be compared.
+    measuring = replace(sampler, fim_rate=1.0, spm_rate=0.5, seed=0)
+    ways: dict[str, cuts.Cut] = {"random": cuts.anywhere, "lines": cuts.between_lines}
+    cut = ways.get(settings.cuts) or cuts.AroundNodes(list(files["language"]))
+    context = None
+    if settings.repository_context:
+        assert ids.file_separator is not None  # or the plan would have refused
+        repositories, paths, texts = list(files["repository"]), list(files["path"]), files["content"]
+        context = RepositoryContext(
+            repositories, paths, texts, tokenizer, ids.file_separator, settings.repository_context
+        )
+    return replace(sampler, cut=cut, context=context), measuring
 
 
 def steps_for(tokens: int, length: int, settings: TrainSettings, processes: int = 1) -> int:

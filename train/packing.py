@@ -123,7 +123,8 @@ def collate(rows: Sequence[Row], padding: int) -> Batch:
             ids[index, begin:end] = torch.tensor(sample.ids)
             positions[index, begin:end] = torch.arange(end - begin)
             samples[index, begin:end] = number
-            targets[index, begin : end - 1] = ids[index, begin + 1 : end]
+            first = begin + max(sample.given - 1, 0)
+            targets[index, first : end - 1] = ids[index, first + 1 : end]
             begin = end
         # Padding has positions that go on, so that a row of one sample is not taken for a packed one.
         positions[index, begin:] = torch.arange(length - begin) + len(row[-1].ids)

@@ -11,6 +11,7 @@ from toolchain.contracts.settings import at_least, check, flag
 
 Method = Literal["lora", "qlora", "full"]
 Init = Literal["zero", "pissa"]
+Cuts = Literal["random", "lines", "syntax"]
 Schedule = Literal["cosine", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -60,6 +61,12 @@ class TrainSettings:
     spm_rate: float = 0.5
     """The share of those that have the suffix first, where the base knows both orders."""
 
+    cuts: Cuts = "random"
+    """Where the middle is cut out: random (anywhere), lines (whole ones) or syntax (nodes of the syntax tree)."""
+
+    repository_context: int = 0
+    """Tokens of other files of the same repository before each chunk, for a base that has a file separator."""
+
     lora_rank: int = 8
     """The rank of the adapter's matrices."""
 
@@ -108,8 +115,10 @@ class TrainSettings:
             at_least(flag(name), getattr(self, name), 1)
         for name in ("patience", "save_every", "lora_rank", "lora_alpha"):
             at_least(flag(name), getattr(self, name), 1)
-        for name in ("warmup_steps", "seed"):
+        for name in ("warmup_steps", "repository_context", "seed"):
             at_least(flag(name), getattr(self, name), 0)
+        most, context = self.sequence_length // 2, self.repository_context
+        check("--repository-context", context, context <= most, f"at most {most}, half of the sequence")
         for name in ("fim_rate", "spm_rate"):
             check(flag(name), getattr(self, name), 0 <= getattr(self, name) <= 1, "a number between 0 and 1")
         check("--lora-dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "a number from 0 to below 1")

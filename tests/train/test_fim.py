@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.train.tiny import TRAIN, library_texts
 from toolchain.contracts import fim
-from train.fim import Sample, Sampler, cut
+from train.fim import Sample, Sampler, parts
 from train.tokenization import open_text_tokenizer
 
 pytestmark = pytest.mark.train
@@ -130,6 +130,6 @@ def test_draws_depend_on_seed_epoch_document_and_chunk_alone(sampler: Sampler) -
 
 
 def test_chunks_are_as_long_as_asked_and_never_split_a_character() -> None:
-    assert cut("abcdef", [0, 1, 2, 3, 4, 5], 4) == ["abcd", "ef"]
-    assert cut("a日b", [0, 1, 1, 1, 2], 2) == ["a", "日", "b"]
-    assert cut("", [], 4) == []
+    assert parts("abcdef", [0, 1, 2, 3, 4, 5], 4) == ["abcd", "ef"]
+    assert parts("a日b", [0, 1, 1, 1, 2], 2) == ["a", "日", "b"]
+    assert parts("", [], 4) == []

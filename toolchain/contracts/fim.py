@@ -84,6 +84,7 @@ class FimIds:
     middle: int
     end_of_text: int
     control: frozenset[int]
+    file_separator: int | None = None
 
     def arrange(self, order: Order, prefix: Sequence[int], suffix: Sequence[int]) -> list[int]:
         """The prompt after which the middle follows."""
@@ -124,4 +125,5 @@ def resolve(spec: FimSpec, token_to_id: Callable[[str], int | None], where: str 
         middle=found[spec.middle],
         end_of_text=found[spec.end_of_text],
         control=frozenset(found.values()),
+        file_separator=found[spec.file_separator] if spec.file_separator else None,
     )

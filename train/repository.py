@@ -1,0 +1,59 @@
+"""Repository-level context: excerpts of other files of the same repository, before the chunk that is learnt.
+
+In the form of a prompt with other files, as the server builds it: each behind the base's file separator, its path on
+the first line, and one more separator at the end. What is given is not predicted, or popular files would be learnt by
+heart.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from train.tokenization import TextTokenizer
+
+FILES = 4
+LEAST_TOKENS = 32
+"""An excerpt that would be shorter is left out."""
+CHARACTERS_PER_TOKEN = 8
+"""No more of a file than this is worth the tokenizer's time."""
+
+
+@dataclass(frozen=True)
+class RepositoryContext:
+    """Files by index, and how many tokens of others may stand before one."""
+
+    repositories: Sequence[str] = field(repr=False)
+    paths: Sequence[str] = field(repr=False)
+    texts: Sequence[str] = field(repr=False)
+    tokenizer: TextTokenizer
+    separator: int
+    tokens: int
+
+    def __post_init__(self) -> None:
+        siblings: defaultdict[str, list[int]] = defaultdict(list)
+        for index, repository in enumerate(self.repositories):
+            siblings[repository].append(index)
+        object.__setattr__(self, "_siblings", dict(siblings))
+
+    def before(self, document: int, draw: random.Random) -> list[int]:
+        """At most `tokens` ids; none for the only file of a repository."""
+        siblings: dict[str, list[int]] = self._siblings  # type: ignore[attr-defined]
+        others = [index for index in siblings[self.repositories[document]] if index != document]
+        found: list[int] = []
+        for other in draw.sample(others, min(FILES, len(others))):
+            room = self.tokens - len(found) - 2  # two separators
+            if room < LEAST_TOKENS:
+                break
+            excerpt = self._excerpt(self.texts[other], room, draw)
+            found = [self.separator, *self.tokenizer.encode(f"{self.paths[other]}\n{excerpt}")[:room], *found]
+        return [*found, self.separator] if found else []
+
+    def _excerpt(self, text: str, tokens: int, draw: random.Random) -> str:
+        """A part of a file from the beginning of a line on."""
+        most = tokens * CHARACTERS_PER_TOKEN
+        begin = draw.randrange(max(1, len(text) - most // 2))
+        line = text.rfind("\n", 0, begin) + 1
+        return text[line : line + most]
