@@ -272,7 +272,7 @@ def _tell_served(as_json: bool, url: str, bundle: Path, named: Path, facts: dict
 
     vscode = telling.vscode_settings(telling.served(url, named))
     told = {"bundle": str(bundle.resolve()), **facts, "url": url, "vscode": vscode}
-    show(as_json, told, [f"bundle: {bundle}", *telling.short_lines(vscode, named)])
+    show(as_json, told, [f"bundle: {bundle}", *telling.short_lines(vscode, named, url)])
 
 
 def _execute(make_plan: Callable[[Progress], Plan], out: Path, as_json: bool) -> None:

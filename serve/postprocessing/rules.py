@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from serve.postprocessing import endings, indentation, lines, noise, scope
+from serve.postprocessing import endings, indentation, lines, noise, scope, stutter
 from serve.postprocessing.pipeline import Pipeline
 from serve.postprocessing.rule import Rule
 
@@ -17,6 +17,7 @@ ALL: Pipeline = (
     Rule("suffix-lines", lines.suffix_lines),
     Rule("echo", lines.echo),
     Rule("loop", lines.loop),
+    Rule("stutter", stutter.stutter),
     Rule("whole-lines", endings.whole_lines),
     Rule("overlap", endings.overlap),
     Rule("trailing", endings.trailing),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from toolchain.contracts.editors.catalogue import EDITORS, Editor
 from toolchain.contracts.editors.forms import nested
 from toolchain.contracts.editors.scripts import lua, vim_text
 from toolchain.contracts.editors.served import Served
+from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.fim import FimSpec
 from toolchain.replacing import Replaced
 from toolchain.workspace import named_artifact
@@ -24,6 +26,8 @@ def served(url: str, named: Path, key: str | None = None) -> Served:
     The tokenizer's path goes through the workspace where it can, so that the settings outlive this bundle.
     """
     folder = named_artifact(named)
+    if not folder.exists():
+        raise ArtifactError(f"{folder} does not exist", "Name a bundle, or the workspace of up.")
     if not manifest.is_whole(folder) or manifest.read(folder).kind != "bundle":
         source = open_source(folder, None)
         return Served(url, source.params / "tokenizer.json", source.spec, source.context_size, source.name, key)
@@ -41,10 +45,11 @@ def vscode_settings(served: Served) -> dict[str, Any]:
     return nested(made)
 
 
-def short_lines(vscode: Mapping[str, Any], named: Path) -> list[str]:
-    """VS Code's settings for people, and how to get the others'."""
+def short_lines(vscode: Mapping[str, Any], named: Path, url: str | None = None) -> list[str]:
+    """VS Code's settings for people, and how to get the others'; `url` where the server does not listen as usual."""
     others = ", ".join(name for name in EDITORS if name != "vscode")
-    told = f"Other editors: fimble editor NAME {named}, with {others}; --write puts settings into place."
+    command = shlex.join(["fimble", "editor", "NAME", str(named), *(["--url", url] if url else [])])
+    told = f"Other editors: {command}, with {others}; --write puts settings into place."
     return [_heading(EDITORS["vscode"]), json.dumps(vscode, indent=2), told]
 
 

@@ -1,0 +1,37 @@
+"""The same few words again and again on one line, as models write when they have lost the thread."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from serve.postprocessing.cursor import Cursor
+from serve.postprocessing.rule import Ending, Kept, cut, so_far
+
+SHORTEST, LONGEST = 4, 80
+"""Characters of what is repeated."""
+COPIES = 3
+"""That may stand in a row: `None, None, None` is code."""
+SIGNIFICANT = 3
+"""Letters and digits among them."""
+
+
+def stutter(cursor: Cursor, text: str, ending: Ending | None) -> Kept:
+    """Cut before the fourth copy in a row of the same characters on one line."""
+    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    found: tuple[int, int] | None = None  # where a copy too many is whole, and where it begins
+    held = len(text)
+    for period in range(SHORTEST, min(LONGEST, len(text) - 1) + 1):
+        again = (characters[period:] == characters[:-period]) & (characters[period:] != ord("\n"))
+        edges = np.concatenate(([-1], np.flatnonzero(~again), [len(again)]))
+        lengths = np.diff(edges) - 1
+        most = COPIES * period
+        for number in np.flatnonzero(lengths > most - period):
+            begin = int(edges[number]) + 1
+            if sum(character.isalnum() for character in text[begin : begin + period]) < SIGNIFICANT:
+                continue
+            if lengths[number] >= most:
+                found = min(found or (len(text) + 1, 0), (begin + most + period, begin + most))
+                break
+            if number == len(lengths) - 1:
+                held = min(held, begin + most)
+    return cut(text, found[1]) if found else so_far(text, held, ending)
