@@ -29,8 +29,12 @@ async def read_body(request: Request) -> Mapping[str, Any]:
         raise Refused(408, f"the body did not arrive within {BODY_SECONDS} seconds", "body", "timeout", CLOSE) from None
     try:
         body = json.loads(data)
-    except (ValueError, RecursionError):
-        raise BadRequest("body", "JSON is needed") from None
+    except RecursionError:
+        raise BadRequest("body", "JSON that is nested less deeply is needed") from None
+    except json.JSONDecodeError as error:
+        raise BadRequest("body", f"JSON is needed ({error.msg}, character {error.pos})") from None
+    except ValueError:  # not UTF-8, or a number of thousands of digits
+        raise BadRequest("body", "JSON in UTF-8 with numbers that a program reads is needed") from None
     if not isinstance(body, Mapping):
         raise BadRequest("body", "a JSON object is needed")
     return body

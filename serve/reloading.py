@@ -33,6 +33,7 @@ class Reloader:
         self._sources, self._models, self._load = sources, models, load
         self._stamps = list(stamps)
         self._asked = asyncio.Event()
+        self._gone: set[int] = set()
 
     def ask(self) -> None:
         """Have all bundles loaded again, whether they changed or not."""
@@ -44,6 +45,7 @@ class Reloader:
         while True:
             for number, source in enumerate(self._sources):
                 stamp = await asyncio.to_thread(source.stamp)
+                self._tell_gone(number, stamp)
                 if stamp is not None and stamp != self._stamps[number]:
                     self._stamps[number] = stamp
                     await self._reload(number, source)
@@ -54,12 +56,21 @@ class Reloader:
                 continue
             self._asked.clear()
 
+    def _tell_gone(self, number: int, stamp: Stamp | None) -> None:
+        """Once each time that there is no bundle any more where one came from."""
+        if stamp is not None:
+            self._gone.discard(number)
+        elif number not in self._gone:
+            self._gone.add(number)
+            name = list(self._models)[number].model.name
+            log.warning("there is no bundle any more where %s came from; the model that was loaded goes on", name)
+
     async def _reload(self, number: int, source: Source) -> None:
         try:
             completer = await asyncio.to_thread(self._load, source)
             self._models.swap(number, completer)
         except FimbleError as error:
-            log.warning("%s; the model that was loaded goes on", error)
+            log.warning("the model that was loaded goes on, as the new one cannot be: %s", error)
         except Exception:
             log.exception("a bundle could not be loaded; the model that was loaded goes on")
         else:

@@ -43,7 +43,7 @@ class RequestLog:
                 facts = {**_request(scope), "status": status, "ms": _milliseconds(time.monotonic() - begun)}
                 turn = scope.get("state", {}).get("turn")
                 if turn is not None:
-                    facts |= _turn(turn) | (_content(turn) if self._with_prompts else {})
+                    facts |= _turn(turn, status) | (_content(turn) if self._with_prompts else {})
                 log.info("request", extra={"facts": facts})
 
 
@@ -58,10 +58,14 @@ def _request(scope: Scope) -> dict[str, Any]:
     }
 
 
-def _turn(turn: Turn) -> dict[str, Any]:
+def _turn(turn: Turn, status: int) -> dict[str, Any]:
     completion = turn.completed
     if completion is None:
-        return {"model": turn.model, "queue_ms": _milliseconds(turn.waited), "finish": "failed"}
+        return {
+            "model": turn.model,
+            "queue_ms": _milliseconds(turn.waited),
+            "finish": "failed" if status != 499 else "cancelled",
+        }
     said = completion.statistics
     return {
         "model": turn.model,

@@ -46,7 +46,10 @@ def editor_command(
     files = [file.absolute()] if file else places.existing(known, name)
     if write and known and not files:
         looked = " or ".join(map(str, known[:2]))
-        raise SettingsError(f"{editor.title} has no settings here, such as {looked}", "Start it once, or give --file.")
+        raise SettingsError(
+            f"{editor.title} has no settings here, such as {looked}",
+            "Start it once or make that folder, or give --file.",
+        )
     written = write_settings(editor, served, files) if write and known else []
     made = editor.make(served)
     facts: dict[str, Any] = {

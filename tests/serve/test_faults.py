@@ -52,8 +52,8 @@ def client(served: tuple[httpx.Client, ScriptedRunner]) -> httpx.Client:
         ('"temperature": 1e999', "temperature: inf is not between 0 and 100"),
         (f'"stop": {json.dumps([str(n) for n in range(300)])}', f"stop: {STOPS}"),
         (f'"stop": "{"a" * 10_000}"', f"stop: {STOPS}"),
-        (f'"user": {"[" * 100_000}{"]" * 100_000}', "body: JSON is needed"),
-        (f'"user": {"9" * 100_000}', "body: JSON is needed"),
+        (f'"user": {"[" * 100_000}{"]" * 100_000}', "body: JSON that is nested less deeply is needed"),
+        (f'"user": {"9" * 100_000}', "body: JSON in UTF-8 with numbers that a program reads is needed"),
     ],
 )
 def test_what_is_refused_by_name(client: httpx.Client, body: str, message: str) -> None:

@@ -69,10 +69,11 @@ def test_a_folder_that_is_replaced_or_broken_while_it_is_served(
     running, url = served
     folder = workspace / "bundle" / "alpha"
     shutil.rmtree(folder)
+    assert running.stderr is not None
+    assert "there is no bundle any more where alpha came from" in running.stderr.readline()
     assert says(url) == "a"
     assert httpx.get(f"{url}/status").status_code == httpx.get(f"{url}/info").status_code == 200
     write_bundle(folder, trained, facts={"name": "alpha", "targets": {}})
-    assert running.stderr is not None
     line = running.stderr.readline()
     assert "has no library for this machine" in line
     assert "the model that was loaded goes on" in line
