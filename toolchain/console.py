@@ -1,10 +1,10 @@
-"""What the user sees on standard error: progress bars on a terminal, plain lines elsewhere."""
+"""What the user sees on standard error: bars and tables on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,9 @@ class Lines:
             of = f"/{self._total}" if self._total else ""
             self.say(" ".join(f"{self._title}: {self._done}{of} {self._unit} {self._note}".split()))
 
+    def table(self, values: Mapping[str, str]) -> None:
+        self._note = ", ".join(f"{name} {value}" for name, value in values.items())
+
     def finish(self) -> None:
         self.say(f"{self._title}: done in {time.monotonic() - self._begun:.1f} s")
 
@@ -53,7 +56,7 @@ class Lines:
 
 
 class Bars:
-    """For terminals: one live bar, and lines that stay above it."""
+    """For terminals: one live bar with a table below it, and lines that stay above them."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -61,8 +64,10 @@ class Bars:
         self._console = Console(stderr=True, highlight=False)
         self._bars: Any = None
         self._task: Any = None
+        self._live: Any = None
 
     def start(self, title: str, total: int | None = None, unit: str = "") -> None:
+        from rich.live import Live
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -79,16 +84,26 @@ class Bars:
         columns = [TextColumn("{task.description}"), *count, TimeElapsedColumn(), *left, note]
         self._bars = Progress(*columns, console=self._console)
         self._task = self._bars.add_task(title, total=total, note="")
-        self._bars.start()
+        self._live = Live(self._bars, console=self._console)
+        self._live.start()
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         if self._bars is not None:
             self._bars.update(self._task, advance=amount, **({"note": note} if note else {}))
 
+    def table(self, values: Mapping[str, str]) -> None:
+        from rich.console import Group
+        from rich.table import Table
+
+        table = Table(*values, box=None, padding=(0, 3, 0, 0), header_style="dim")
+        table.add_row(*values.values())
+        if self._live is not None:
+            self._live.update(Group(self._bars, table))
+
     def finish(self) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
+        if self._live is not None:
+            self._live.stop()
+            self._bars = self._live = None
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False)

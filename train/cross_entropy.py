@@ -49,12 +49,11 @@ class _ScaledLoss(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for part in _parts(len(targets), len(weight)):
                 rows = hidden[part].to(dtype)
-                logits = _exact(linear(rows, matrix))  # (p, V)
                 target = targets[part, None]
-                normaliser = logits.logsumexp(dim=1, keepdim=True)
-                total += (normaliser - logits.gather(1, target)).sum()
-                slope = logits.sub_(normaliser).exp_()
-                slope.scatter_add_(1, target, torch.full_like(target, -1, dtype=slope.dtype)).mul_(scale)
+                # The name changes with what the memory holds: log p, then p, then the gradient.
+                slope = _exact(linear(rows, matrix)).log_softmax(dim=1)  # (p, V)
+                total -= slope.gather(1, target).sum()
+                slope.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=slope.dtype)).mul_(scale)
                 narrow = slope.to(dtype)
                 d_hidden[part] = (narrow @ matrix).to(hidden.dtype)
                 if d_weight is not None:

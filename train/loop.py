@@ -21,13 +21,13 @@ from toolchain.contracts.errors import StageError
 from toolchain.contracts.progress import Progress
 from train.distributed import World
 from train.loss import Losses, Score, score
+from train.memory import out_of_memory, peak_memory
 from train.packing import Batch
 from train.run_state import RunStates
 from train.settings import TrainSettings
 from train.stream import BatchStream, Place
 
 BETAS = (0.9, 0.95)
-SMALLER = "Use a smaller --batch-size with more --gradient-accumulation, a smaller --sequence-length, or "
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ class Run:
             self._resume()
             return self._to_the_end()
         except torch.OutOfMemoryError:
-            raise _out_of_memory(self.settings) from None
+            raise out_of_memory(self.settings, self.world) from None
         except RuntimeError as error:
             if "allocate memory" in str(error):
-                raise _out_of_memory(self.settings) from None
+                raise out_of_memory(self.settings, self.world) from None
             raise
         finally:
             torch.set_num_threads(threads)
@@ -159,9 +159,8 @@ class Run:
                 if done:
                     break
                 loss = self._step()
-                rate = (record.tokens - begun) / max(time.monotonic() - clock, 1e-9)
-                held_out = record.curve[-1].loss
-                self.progress.advance(1, f"loss {loss:.2f} held-out {held_out:.2f} {rate:,.0f} tokens/s")
+                self.progress.table(self._told(loss, (record.tokens - begun) / max(time.monotonic() - clock, 1e-9)))
+                self.progress.advance()
         except KeyboardInterrupt:
             # Other processes may be at another step.
             if not self.updating and self.world.size == 1:
@@ -170,6 +169,16 @@ class Run:
         self.progress.finish()
         self._take_best()
         return record
+
+    def _told(self, loss: float, speed: float) -> dict[str, str]:
+        memory = peak_memory(self.world.device)
+        return {
+            "loss": f"{loss:.3f}",
+            "held-out": f"{self.record.curve[-1].loss:.3f}",
+            "learning rate": f"{learning_rate(self.record.step, self.steps, self.settings):.2e}",
+            "tokens/s": f"{speed:,.0f}",
+            **({"memory": f"{memory / 1e9:.2f} GB"} if memory else {}),
+        }
 
     def _step(self) -> float:
         """One update, with the mean loss over all tokens of all its batches.
@@ -257,11 +266,3 @@ class Run:
             f"held-out loss {first.loss:.3f} -> {best.loss:.3f}, "
             f"bits per byte {first.bits_per_byte:.3f} -> {best.bits_per_byte:.3f}"
         )
-
-
-def _out_of_memory(settings: TrainSettings) -> StageError:
-    tokens = settings.batch_size * settings.sequence_length
-    last = {"full": "--method lora.", "lora": "--method qlora.", "qlora": "a smaller base."}[settings.method]
-    if not settings.gradient_checkpointing:
-        last = "--gradient-checkpointing."
-    return StageError(f"the memory does not suffice for {tokens:,} tokens in one forward pass", SMALLER + last)

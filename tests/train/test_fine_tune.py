@@ -285,7 +285,7 @@ def test_a_full_disk_and_a_full_memory_say_what_to_do_and_leave_the_last_state_w
         patched.setattr(loss, "scaled_loss", no_memory)
         with pytest.raises(StageError, match="memory does not suffice") as caught:
             execute(plan, tmp_path / "out", Silent())
-        assert "--batch-size" in caught.value.next_step
+        assert "--batch-size 2 --gradient-accumulation 2" in caught.value.next_step
     listener = Lines()
     execute(plan, tmp_path / "out", listener)
     assert "Resuming after step 3 of 12" in listener.lines

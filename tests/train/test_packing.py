@@ -110,6 +110,20 @@ def test_the_proof_would_notice_attention_across_samples(name: str) -> None:
     assert float((all_losses - losses(packed))[41:].abs().max()) > 1e-3
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FAMILIES)
+def test_under_flash_attention_packed_losses_are_those_of_separate_samples(name: str) -> None:
+    pytest.importorskip("flash_attn", reason="needs the flash extra")
+    model = random_model(name).to("cuda", torch.bfloat16)
+    model.set_attn_implementation("flash_attention_2")
+    losses = Losses(model, torch.bfloat16, VARIANTS[name].get("sliding_window"), flat=True)
+    samples = random_samples([60, 31, 1, 20, 55, 60, 9])
+    with torch.no_grad():
+        packed = losses(collate([samples[:4], samples[4:]], padding=0).to(torch.device("cuda")))
+        apart = [losses(collate([[sample]], padding=0).to(torch.device("cuda"))) for sample in samples]
+    assert float((packed - torch.cat(apart)).abs().max()) < 0.05
+
+
 def test_a_single_sample_a_row_needs_no_mask() -> None:
     batch = collate([[sample] for sample in random_samples([50, 20])], padding=0)
     assert batch.attention_mask() is None

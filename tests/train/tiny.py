@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,19 @@ class Lines:
     def __init__(self, at_step: int | None = None, action: Any = None) -> None:
         self.lines: list[str] = []
         self.finished: list[str] = []
+        self.tables: list[dict[str, str]] = []
         self._title = ""
         self._at, self._action, self._step = at_step, action, 0
 
     def start(self, title: str, total: int | None = None, unit: str = "") -> None:
         self._step, self._title = 0, title
 
+    def table(self, values: Mapping[str, str]) -> None:
+        self.tables.append(dict(values))
+
     def advance(self, amount: int = 1, note: str = "") -> None:
         self._step += amount
-        if note and self._step == self._at:
+        if self._title == "Training" and self.tables and self._step == self._at:
             self._action()
 
     def finish(self) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """A listener. A stage calls `start`, then `advance` any number of times, then `finish`; `say` at any time."""
+    """A listener. A stage calls `start`, `table` and `advance` again and again, then `finish`; `say` at any time."""
 
     def start(self, title: str, total: int | None = None, unit: str = "") -> None: ...
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Count `amount` more units done; `note` replaces the short text shown behind the bar."""
+        ...
+
+    def table(self, values: Mapping[str, str]) -> None:
+        """What is known now, by name, in place of what was known before."""
         ...
 
     def finish(self) -> None: ...
@@ -28,6 +33,9 @@ class Silent:
         pass
 
     def advance(self, amount: int = 1, note: str = "") -> None:
+        pass
+
+    def table(self, values: Mapping[str, str]) -> None:
         pass
 
     def finish(self) -> None:
