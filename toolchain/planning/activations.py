@@ -13,6 +13,8 @@ from toolchain.contracts.architectures.facts import Architecture
 from toolchain.planning import layers
 
 FLOAT32 = 4
+LOGITS_AT_ONCE = 1 << 26
+"""That of `train/cross_entropy.py`, which cannot be imported without PyTorch; a test holds them equal."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,26 @@ def between_blocks(run: Pass) -> int:
 
 
 def of_loss(run: Pass) -> int:
-    """Bytes at the loss's peak: log-probabilities, their gradient and the logits' gradient, in float32."""
+    """Bytes at the loss's peak as `train/cross_entropy.py` computes it, a few positions at a time.
+
+    Their logits in float32 and a copy: in the arithmetic's 16 bits, or on a GPU logsumexp's exponentials, which the
+    tests on the processor cannot see. Besides what reaches the hidden states, and of a head that is trained the
+    gradient, with what is added to it.
+    """
+    model = run.model
+    positions = min(run.tokens, max(1, LOGITS_AT_ONCE // model.vocab_size))
+    copy = FLOAT32 if run.on_gpu else run.number if run.mixed else 0
+    head = FLOAT32 + (run.number if run.mixed else 0) + FLOAT32 if run.full else 0
+    hidden = run.residual + (run.number if run.mixed else 0)
+    return (
+        positions * model.vocab_size * (FLOAT32 + copy)
+        + run.tokens * model.hidden_size * hidden
+        + model.vocab_size * model.hidden_size * head
+    )
+
+
+def of_whole_loss(run: Pass) -> int:
+    """Bytes at the peak of a loss over all positions at once: log-probabilities and both gradients, in float32."""
     return 3 * FLOAT32 * run.tokens * run.model.vocab_size
 
 

@@ -47,11 +47,18 @@ def trained_parameters(model: Architecture, settings: PlanSettings) -> int:
 
 
 def terms(
-    model: Architecture, settings: PlanSettings, count: int, on_gpu: bool, number: int, kept: int | None = None
+    model: Architecture,
+    settings: PlanSettings,
+    count: int,
+    on_gpu: bool,
+    number: int,
+    kept: int | None = None,
+    whole_loss: bool = False,
 ) -> list[Term]:
     """What one of `count` GPUs holds at the peak; `number` is the bytes of a number in arithmetic.
 
     `kept` is that of the weights that QLoRA does not quantize: the same in our loop, 4 after PEFT's preparation.
+    `whole_loss` says that the logits of all positions stand in memory at once, as they do not in our loop.
     Sharded over several, each holds its part of all states and gathers one block after another (FSDP, Zhao et al. 2023,
     arXiv:2304.11277), reducing gradients in every pass.
     """
@@ -70,7 +77,7 @@ def terms(
     return [
         *_states(model, settings, count, kept),
         *_gathered(model, settings, count, number),
-        *_kept(run, settings.gradient_checkpointing, count > 1),
+        *_kept(run, settings.gradient_checkpointing, count > 1, whole_loss),
         Term("context and libraries", LIBRARIES),
     ]
 
@@ -116,26 +123,30 @@ def _gathered(model: Architecture, settings: PlanSettings, count: int, number: i
     return []
 
 
-def _kept(run: Pass, checkpointing: bool, sharded: bool) -> list[Term]:
+def _kept(run: Pass, checkpointing: bool, sharded: bool, whole_loss: bool) -> list[Term]:
     """Activations, and the copies that autocast makes of weights that are trained.
 
     The loss and what comes later in the pass have their peaks one after another: only the highest counts. Later, a tied
     head's gradient waits for that of the embeddings, and in mixed precision a layer's is converted before it is added.
-    Without checkpointing, copies live as long as activations.
+    Copies live as long as the forward pass, in which the loss is; without checkpointing, as long as activations.
     """
     model, block = run.model, activations.of_block(run)
     embeddings, whole = model.vocab_size * model.hidden_size, run.full and not sharded
     copied = run.number if whole and run.mixed else 0  # bytes of a copy
     widest = max(layer.weights for layer in layers.of_block(model))
     new = FLOAT32 * ((widest if copied else 0) + (embeddings if whole and model.tied_head else 0))
-    loss, gradients = activations.of_loss(run), activations.of_gradients(run) + new
+    loss = activations.of_whole_loss(run) if whole_loss else activations.of_loss(run)
+    gradients = activations.of_gradients(run) + new
     if not checkpointing:
         copies = Term(f"weights, copied to {8 * run.number} bits", copied * layers.multiplied(model))
         kept = [Term("activations", model.layers * block), *([copies] if copied else [])]
         return [*kept, _highest(loss, "a block's gradients", gradients)]
     between = Term("activations between blocks", model.layers * activations.between_blocks(run))
     again = block + gradients + copied * layers.block_weights(model) / model.layers
-    return [between, _highest(loss + copied * embeddings, "a block's activations, again, and gradients", again)]
+    return [
+        between,
+        _highest(loss + copied * layers.multiplied(model), "a block's activations, again, and gradients", again),
+    ]
 
 
 def _highest(loss: float, name: str, later: float) -> Term:

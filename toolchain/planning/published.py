@@ -33,7 +33,7 @@ RUNS = {
 
 def terms(model: Architecture, settings: PlanSettings, count: int) -> list[Term]:
     """The memory of the reference's own loop on one GPU."""
-    parts = memory.terms(model, settings, count, on_gpu=True, number=2, kept=FLOAT32)
+    parts = memory.terms(model, settings, count, on_gpu=True, number=2, kept=FLOAT32, whole_loss=True)
     if settings.method == "full" and count > 1 and settings.gradient_accumulation > 1:
         # The parts of reduced gradients only come into being as the whole ones go.
         parts = [part for part in parts if not part.name.startswith("gradients")]

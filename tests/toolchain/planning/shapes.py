@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from toolchain.contracts import architectures
 from toolchain.contracts.architectures.facts import Architecture
-from train.loss import token_losses
+from train.loss import Losses
 from train.packing import Batch
 
 # Models this small are faster in one thread, by far when the machine has other work.
@@ -122,7 +122,7 @@ def quantized(config: dict[str, Any], dtype: torch.dtype) -> Any:
 
     with TemporaryDirectory() as folder:
         build(config).save_pretrained(folder)
-        return models.open_model(Path(folder), dtype, torch.device("cpu"), quantization.nf4(dtype))
+        return models.open_model(Path(folder), dtype, torch.device("cpu"), quantization=quantization.nf4(dtype))
 
 
 def _ready(config: dict[str, Any], method: str, dtype: torch.dtype, checkpointing: bool) -> Any:
@@ -145,4 +145,4 @@ def _loss(model: Any, dtype: torch.dtype) -> Tensor:
     samples = torch.zeros_like(ids)
     samples[:, LENGTH // 2 :] = 1
     batch = Batch(ids, torch.arange(LENGTH).repeat(BATCH, 1), samples, ids, 0)
-    return token_losses(model, batch, dtype).mean()
+    return Losses(model, dtype)(batch, 1 / ids.numel())

@@ -90,3 +90,9 @@ def test_the_peak_of_a_pass(family: str, method: str, vocabulary: int, dtype: to
     )
     expected = sum(part.bytes for part in parts if not part.name.startswith(states))
     assert shapes.peak_bytes(config, method, dtype, checkpointing) == pytest.approx(expected, rel=PEAK_ERROR)
+
+
+def test_as_many_logits_stand_in_memory_as_training_lets() -> None:
+    from train import cross_entropy
+
+    assert activations.LOGITS_AT_ONCE == cross_entropy.LOGITS_AT_ONCE
