@@ -56,15 +56,19 @@ class _ScaledLoss(torch.autograd.Function):
                 slope.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=slope.dtype)).mul_(scale)
                 narrow = slope.to(dtype)
                 d_hidden[part] = (narrow @ matrix).to(hidden.dtype)
-                if d_weight is not None:
-                    d_weight += (narrow.T @ rows).to(total.dtype)
+                if d_weight is not None and d_weight.dtype == dtype:
+                    d_weight.addmm_(narrow.T, rows)
+                elif d_weight is not None:
+                    d_weight += narrow.T @ rows
         context.save_for_backward(d_hidden, d_weight.to(weight.dtype) if d_weight is not None else None)
         return total * scale
 
     @staticmethod
     def backward(context: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        d_hidden, d_weight = context.saved_tensors
-        return d_hidden * outer[0].to(d_hidden.dtype), d_weight if d_weight is None else d_weight * outer[0], None, None
+        gradients = context.saved_tensors
+        if bool(outer[0] != 1):
+            gradients = [part if part is None else part * outer[0].to(part.dtype) for part in gradients]
+        return gradients[0], gradients[1], None, None
 
 
 def _parts(positions: int, vocabulary: int) -> Iterator[slice]:

@@ -68,13 +68,12 @@ class RunStates:
 
     def _take(self, run: Identity) -> None:
         known = self._work / RUN
-        if known.is_file():
+        if self._states():
             try:
                 other = Identity(**json.loads(known.read_text(encoding="utf-8")))
-            except (ValueError, TypeError):
+            except (OSError, ValueError, TypeError):
                 raise _not_resumed(self._work, "was made by another version of fimble") from None
-            difference = run.difference(other)
-            if difference and self._states():
+            if difference := run.difference(other):
                 raise _not_resumed(self._work, difference)
         self._work.mkdir(parents=True, exist_ok=True)
         write_text(known, json.dumps(vars(run)))
