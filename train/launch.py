@@ -14,13 +14,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from toolchain.contracts.errors import SettingsError, StageError
-from toolchain.contracts.manifest import Draft, work_folder, write_text
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.settings import at_least
-from toolchain.contracts.stage import Plan, is_current
+
+if TYPE_CHECKING:
+    from toolchain.contracts.stage import Plan
 
 Launcher = Literal["local", "torchrun", "slurm", "skypilot"]
 PORT = 29500
@@ -73,6 +74,8 @@ class Launch:
             raise StageError(f"{self.command[0]} is not installed here", "Use --dry-run to see what it would be given.")
         if self.file:
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            from toolchain.contracts.manifest import write_text
+
             write_text(self.file, self.text)
         code = subprocess.run(self.command, check=False).returncode
         if code:
@@ -116,6 +119,9 @@ def follows() -> bool:
 
 def follow(plan: Plan, out: Path) -> None:
     """Take part in the work of `plan`, whose artifact the first process writes to `out`."""
+    from toolchain.contracts.manifest import Draft, work_folder
+    from toolchain.contracts.stage import is_current
+
     if not is_current(plan, out):
         plan.write(Draft(out), work_folder(out.resolve()), Silent())
 

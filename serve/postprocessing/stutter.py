@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from serve.postprocessing.cursor import Cursor
 from serve.postprocessing.rule import Ending, Kept, cut, so_far
 
@@ -17,6 +15,8 @@ SIGNIFICANT = 3
 
 def stutter(cursor: Cursor, text: str, ending: Ending | None) -> Kept:
     """Cut before the fourth copy in a row of the same characters on one line."""
+    import numpy as np  # the names of rules are wanted where help is shown, which should not wait for it
+
     characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     found: tuple[int, int] | None = None  # where a copy too many is whole, and where it begins
     held = len(text)

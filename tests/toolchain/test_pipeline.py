@@ -49,7 +49,7 @@ def collect_only(source: Path, root: Path) -> None:
         ({"base": "./nowhere"}, "neither a folder nor a hub id"),
         ({"base": "BASE", "lora_target": ["c_attn", "wte"]}, "no layer of base is called wte"),
         ({"base": "BASE", "target": ["nope"]}, "unknown target 'nope'"),
-        ({"base": "WIDE"}, "a head size of 12 is not supported"),
+        ({"base": "WIDE"}, "the head size in config.json is 12"),
         ({"lora_target": ["nope"]}, "no layer of scratch is called nope"),
     ],
 )
