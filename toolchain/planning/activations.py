@@ -46,7 +46,7 @@ class Pass:
 
 def of_block(run: Pass) -> int:
     """Bytes that one block keeps."""
-    return run.tokens * _of_token(run) + _adapter_copies(run)
+    return run.tokens * _of_token(run) + adapter_copies(run)
 
 
 def between_blocks(run: Pass) -> int:
@@ -57,17 +57,16 @@ def between_blocks(run: Pass) -> int:
 def of_loss(run: Pass) -> int:
     """Bytes at the loss's peak as `train/cross_entropy.py` computes it, a few positions at a time.
 
-    Their logits in float32 and a copy: in the arithmetic's 16 bits, or on a GPU logsumexp's exponentials, which the
-    tests on the processor cannot see. Besides what reaches the hidden states, and of a head that is trained the
-    gradient, with what is added to it.
+    Their logits and log-probabilities in float32. Besides what reaches the hidden states, and of a head that is
+    trained the gradient, with what is added to it.
     """
     model = run.model
     positions = min(run.tokens, max(1, LOGITS_AT_ONCE // model.vocab_size))
-    copy = FLOAT32 if run.on_gpu else run.number if run.mixed else 0
-    head = FLOAT32 + (run.number if run.mixed else 0) + FLOAT32 if run.full else 0
-    hidden = run.residual + (run.number if run.mixed else 0)
+    added = run.number if run.mixed else 0
+    head = FLOAT32 + added if run.full else 0
+    hidden = run.residual + added
     return (
-        positions * model.vocab_size * (FLOAT32 + copy)
+        2 * FLOAT32 * positions * model.vocab_size
         + run.tokens * model.hidden_size * hidden
         + model.vocab_size * model.hidden_size * head
     )
@@ -134,7 +133,7 @@ def _feed_forward(model: Architecture) -> int:
     return (3 if layers.gated(model) else 1) * model.inner_size
 
 
-def _adapter_copies(run: Pass) -> int:
+def adapter_copies(run: Pass) -> int:
     """Adapters are kept in float32; mixed precision copies them."""
     if run.full or not run.mixed:
         return 0

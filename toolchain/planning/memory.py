@@ -143,10 +143,8 @@ def _kept(run: Pass, checkpointing: bool, sharded: bool, whole_loss: bool) -> li
         return [*kept, _highest(loss, "a block's gradients", gradients)]
     between = Term("activations between blocks", model.layers * activations.between_blocks(run))
     again = block + gradients + copied * layers.block_weights(model) / model.layers
-    return [
-        between,
-        _highest(loss + copied * layers.multiplied(model), "a block's activations, again, and gradients", again),
-    ]
+    alive = copied * layers.multiplied(model) + model.layers * activations.adapter_copies(run)
+    return [between, _highest(loss + alive, "a block's activations, again, and gradients", again)]
 
 
 def _highest(loss: float, name: str, later: float) -> Term:
