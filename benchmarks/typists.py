@@ -106,7 +106,7 @@ class Typist:
             raise
         except httpx.ConnectError:
             asked.outcome, asked.told = "stopped", "nobody listens"
-        except Exception as error:
+        except Exception as error:  # each is counted, and the run fails for any
             asked.outcome, asked.told = "error", repr(error)
         finally:
             asked.seconds = time.monotonic() - asked.at

@@ -96,8 +96,8 @@ def fatbins(archs: Sequence[str]) -> Iterator[None]:
     with _global_function(CALLBACK, compile_it):
         try:
             yield
-        except Exception:
-            if failures:  # TVM makes an error of its own of it on the way
+        except Exception:  # TVM makes an error of its own of nvcc's on the way; others go on as they are
+            if failures:
                 raise failures[0] from None
             raise
 

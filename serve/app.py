@@ -185,7 +185,7 @@ class Server:
                     yield framing.frame(event)
             if framing.end:
                 yield framing.end
-        except Exception as error:
+        except Exception as error:  # the reply has begun: raised on, it would be cut off before the client can read why
             if not isinstance(error, FimbleError | Refused):
                 log.exception("a stream failed")
             refused = refusal(request, error)

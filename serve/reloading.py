@@ -71,7 +71,7 @@ class Reloader:
             self._models.swap(number, completer)
         except FimbleError as error:
             log.warning("the model that was loaded goes on, as the new one cannot be: %s", error)
-        except Exception:
+        except Exception:  # looking goes on whatever a load meets, and the log has all of it
             log.exception("a bundle could not be loaded; the model that was loaded goes on")
         else:
             log.info("serving %s from %s", completer.bundle.name, completer.bundle.folder)

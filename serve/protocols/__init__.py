@@ -84,6 +84,7 @@ def describe(bundle: Bundle) -> Model:
     """What the dialects may tell of `bundle`."""
     said = manifest.read(bundle.folder) if manifest.is_whole(bundle.folder) else None
     facts = said.facts if said else {}
+    # Ollama's and TGI's clients want a digest and a date: a folder before an upstream, which is no artifact, has none.
     return Model(
         name=bundle.name,
         folder=bundle.folder,

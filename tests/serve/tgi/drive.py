@@ -40,6 +40,6 @@ for line in sys.stdin:
     number, asked = json.loads(line)
     try:
         outcome = {"value": told(FUNCTIONS[asked["func"]](*asked["args"]))}
-    except Exception as error:
+    except Exception as error:  # the test asserts which
         outcome = {"error": {"name": type(error).__name__, "message": str(error)}}
     print(json.dumps([number, outcome]), flush=True)
