@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Launcher = Literal["local", "torchrun", "slurm", "skypilot"]
 PORT = 29500
+SAFE_PATH = "PYTHONSAFEPATH=1"
+"""For torchrun's processes: the folder that they start in may hold a `train.py`, which is none of ours."""
 VALUED, SWITCHES = ("--launcher", "--count", "--nodes", "--gpu"), ("--dry-run", "--no-dry-run")
 
 
@@ -69,7 +71,10 @@ class Launch:
         return [*([f"# {self.file}", self.text.rstrip(), ""] if self.file else []), shlex.join(self.command)]
 
     def run(self) -> None:
-        """Write the file and run the command. Raises StageError when it fails."""
+        """Write the file and run the command. Raises StageError when it fails.
+
+        An interruption reaches the command as well, which is waited for: torchrun has to end its processes first.
+        """
         if shutil.which(self.command[0]) is None:
             raise StageError(f"{self.command[0]} is not installed here", "Use --dry-run to see what it would be given.")
         if self.file:
@@ -77,7 +82,12 @@ class Launch:
             from toolchain.contracts.manifest import write_text
 
             write_text(self.file, self.text)
-        code = subprocess.run(self.command, check=False).returncode
+        process = subprocess.Popen(self.command)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
         if code:
             raise StageError(f"{self.command[0]} ended with {code}", "What went wrong is told above.")
 
@@ -137,12 +147,13 @@ def _slurm_script(settings: LaunchSettings, arguments: Sequence[str], out: Path)
     meeting = ["--rdzv-backend=c10d", "--rdzv-id=$SLURM_JOB_ID", f"--rdzv-endpoint=$head:{PORT}"]
     command = " ".join([shlex.quote(sys.executable), *_torchrun(settings, meeting), shlex.join(arguments)])
     return f"""#!/bin/bash
-#SBATCH --job-name={out.name}
+#SBATCH --job-name={shlex.quote(out.name)}
 #SBATCH --nodes={settings.nodes}
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node={settings.count}
-#SBATCH --output={out.name}.log
+#SBATCH --output={shlex.quote(out.name + ".log")}
 set -e
+export {SAFE_PATH}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun {command}
 """
@@ -158,6 +169,7 @@ num_nodes: {settings.nodes}
 workdir: .
 setup: pip install 'fimble[train,qlora]'
 run: |
+  export {SAFE_PATH}
   head=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)
   {command}
 """

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,29 @@ def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
+def test_an_interrupted_launch_waits_until_the_command_has_ended(tmp_path: Path) -> None:
+    """Else torchrun is killed before it has ended its own processes, which then go on without anybody."""
+    child = (
+        "import signal, sys, time; from pathlib import Path\n"
+        "def end(*_): time.sleep(1); Path('ended').touch(); sys.exit(1)\n"
+        "signal.signal(signal.SIGINT, end); Path('began').touch(); time.sleep(60)"
+    )
+    code = "import sys; from train.launch import Launch; Launch((sys.executable, '-c', sys.argv[1])).run()"
+    command = [sys.executable, "-c", code, child]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+    )
+    while not (tmp_path / "began").exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert b"KeyboardInterrupt" in process.communicate()[1]
+    assert (tmp_path / "ended").exists()
+
+
 def test_a_skypilot_task_is_yaml_that_says_what_is_rented(tmp_path: Path) -> None:
     yaml = pytest.importorskip("ruamel.yaml", reason="needs the serve extra")
     settings = LaunchSettings(launcher="skypilot", gpu="A100-80GB", count=8, nodes=2)
@@ -76,6 +101,7 @@ def test_a_skypilot_task_is_yaml_that_says_what_is_rented(tmp_path: Path) -> Non
     assert task["num_nodes"] == 2
     assert "--nproc-per-node=8" in task["run"]
     assert "train 'my data' --out out" in task["run"]
+    assert "PYTHONSAFEPATH=1" in task["run"]
     assert launch.command == ("sky", "launch", str(tmp_path / "out.sky.yaml"))
 
 
@@ -107,7 +133,11 @@ def test_torchrun_trains_in_two_processes_and_says_everything_once(
 
 @pytest.mark.slow
 def test_the_slurm_script_trains_where_slurm_is_this_machine(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
-    """With stand-ins for scontrol and srun: what they are given is run here, by the real torchrun."""
+    """With stand-ins for scontrol and srun: what they are given is run here, by the real torchrun.
+
+    The folder that it runs in is a user's, with a `train.py` that is not to be taken for ours.
+    """
+    (tmp_path / "train.py").write_text("raise SystemExit('the user's own')")
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, content in (("scontrol", "echo localhost"), ("srun", 'exec "$@"')):
@@ -119,6 +149,9 @@ def test_the_slurm_script_trains_where_slurm_is_this_machine(dataset: Path, base
     script = launch_of(settings, arguments, out).text
     added = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "SLURM_JOB_ID": "7"}
     added |= {"SLURM_JOB_NODELIST": "localhost", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash"], input=script, env=os.environ | added, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in (os.environ | added).items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        ["bash"], input=script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert manifest.read(out, "adapter").facts["steps"] == 3
