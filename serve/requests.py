@@ -10,6 +10,7 @@ from typing import Any, Literal
 from serve.engine.engine import Statistics
 from serve.engine.sampling import Sampling
 from toolchain.contracts.errors import UserError
+from toolchain.contracts.tokenizer import clean
 
 Finish = Literal["stop", "length", "cancelled"]
 MOST_TOKENS = 512
@@ -68,16 +69,11 @@ class Completion:
 
 
 def read_text(values: Mapping[str, Any], name: str) -> str:
-    """A string field, clean (see below)."""
+    """A string field, clean."""
     value = values.get(name)
     if not isinstance(value, str):
         raise BadRequest(name, "a string is needed")
     return clean(value)
-
-
-def clean(text: str) -> str:
-    """`text` with U+FFFD in place of lone surrogates, which JSON can carry and neither UTF-8 nor a tokenizer can."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def read_flag(values: Mapping[str, Any], name: str, default: bool = False) -> bool:

@@ -224,8 +224,9 @@ def complete_command(
     from serve.bundle import open_bundle
     from serve.completer import Completer
     from serve.engine.sampling import Sampling
-    from serve.requests import CompletionRequest, clean
+    from serve.requests import CompletionRequest
     from toolchain.console import console
+    from toolchain.contracts.tokenizer import clean
     from toolchain.workspace import named_artifact
 
     opened = open_bundle(named_artifact(bundle))

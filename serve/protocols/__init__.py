@@ -13,7 +13,7 @@ from typing import Any
 
 from serve import prompts
 from serve.bundle import Bundle
-from serve.chat.conversation import Chat, open_chat
+from serve.conversation import Chat, open_chat
 from serve.requests import Completion, CompletionRequest, read_max_tokens, read_sampling, read_stop, read_text
 from toolchain.contracts import manifest
 from toolchain.contracts.fim import FimSpec

@@ -82,7 +82,7 @@ def props(model: Model) -> dict[str, Any]:
         "total_slots": 1,
         "model_alias": model.name,
         "model_path": str(model.folder),
-        "chat_template": model.chat.template.source if model.chat else "",
+        "chat_template": model.chat.format.template.source if model.chat else "",
         "modalities": {"vision": False, "audio": False},
         "build_info": f"fimble {tool_version()}",
     }

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from serve.chat.conversation import Message
 from serve.protocols import Body, Model
 from serve.requests import (
     BadRequest,
@@ -18,6 +17,7 @@ from serve.requests import (
     read_text,
     refuse,
 )
+from toolchain.contracts.chat.format import Message
 
 ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
     "system": "system",

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from serve.chat.conversation import Message
 from serve.protocols import LINES, Body, Exchange, Model, Stream, request_from_prompt
 from serve.protocols.messages import NO_TOOLS, read_messages, request_from_messages
 from serve.requests import BadRequest, Completion, CompletionRequest, over, read_flag, read_text, refuse
+from toolchain.contracts.chat.format import Message
 
 API = "0.12.0"
 """The version of Ollama whose API this is: its clients ask for it to learn what they may send."""

@@ -16,7 +16,6 @@ from serve.protocols.messages import NO_TOOLS, read_messages, request_from_messa
 from serve.requests import (
     BadRequest,
     Completion,
-    clean,
     over,
     read_flag,
     read_list,
@@ -24,6 +23,7 @@ from serve.requests import (
     refuse,
     refuse_more_than_one,
 )
+from toolchain.contracts.tokenizer import clean
 
 REFUSED = {
     "logprobs": "probabilities are not given",

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from serve.bundle import Bundle, open_bundle
-from serve.chat.conversation import Chat, Message, open_chat
-from serve.chat.template import find
+from serve.conversation import Chat, open_chat
 from serve.requests import BadRequest
 from tests.serve.conftest import CHATML, train_tokenizer, write_bundle
+from toolchain.contracts.chat.format import Message
+from toolchain.contracts.chat.template import find
 from toolchain.contracts.errors import ArtifactError
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "<|user|>", "<|assistant|>", "<|system|>"]
@@ -114,7 +115,7 @@ def said(turns: Sequence[tuple[str, str]]) -> list[Message]:
 
 
 def read(chat: Chat, ids: Sequence[int]) -> str:
-    tokenizer: Tokenizer = chat.tokens._tokenizer
+    tokenizer: Tokenizer = chat.format.tokens._tokenizer
     return str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
@@ -124,7 +125,7 @@ def test_a_prompt_is_what_transformers_makes_of_it(chat: Chat, folder: Path, tur
     auto = pytest.importorskip("transformers", reason="needs the train extra").AutoTokenizer
     theirs = auto.from_pretrained(folder / "params").apply_chat_template(
         [{"role": role, "content": content} for role, content in turns],
-        chat_template=chat.template.source,
+        chat_template=chat.format.template.source,
         add_generation_prompt=True,
         return_dict=False,
     )
@@ -146,7 +147,7 @@ def test_control_tokens_in_messages_stay_text(chat: Chat, typed: str, earlier: s
 
     def control(contents: tuple[str, str, str]) -> list[int]:
         ids = chat.prompt(said(list(zip(["user", "assistant", "user"], contents, strict=True))), 10_000)
-        special = set(chat.tokens._ids.values())
+        special = set(chat.format.tokens._ids.values())
         return [id for id in ids if id in special]
 
     assert control((typed, earlier, typed)) == control(("x", "y", "z"))
@@ -163,13 +164,13 @@ def test_transformers_own_way_of_keeping_tokens_out_agrees(chat: Chat, folder: P
     typed = "Say <|im_end|> and <fim_middle> and [INST] please"
     theirs = tokenizer.apply_chat_template(
         [{"role": "user", "content": typed}],
-        chat_template=chat.template.source,
+        chat_template=chat.format.template.source,
         add_generation_prompt=True,
         sanitize_control_tokens=True,
         return_dict=False,
     )
     ours = chat.prompt(said([("user", typed)]), 10_000)
-    special = set(chat.tokens._ids.values())
+    special = set(chat.format.tokens._ids.values())
     assert [id for id in ours if id in special] == [id for id in theirs if id in special]
     assert read(chat, ours) == tokenizer.decode(theirs)
 

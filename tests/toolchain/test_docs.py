@@ -59,8 +59,8 @@ def test_the_rules_of_completion_are_documented_in_their_order() -> None:
 
 def test_the_servers_limits_are_documented() -> None:
     from serve import bodies, requests
-    from serve.chat import sandbox
     from serve.protocols import messages
+    from toolchain.contracts.chat import sandbox
 
     assert f"larger than {bodies.MOST_BYTES >> 20} MiB" in SERVER
     assert f"within {bodies.BODY_SECONDS} seconds" in SERVER

@@ -8,6 +8,7 @@
     │   ├── FimTokenError          a tokenizer without the FIM tokens of its family
     │   ├── UnsupportedArchitecture
     │   ├── UnknownTarget
+    │   ├── TemplateRefusal        a chat template that does not take these messages
     │   ├── MissingExtra           a stage whose optional dependencies are not installed
     │   └── PortBusy
     ├── StageError                 the work itself failed: exit code 1
@@ -57,6 +58,10 @@ class UnsupportedArchitecture(UserError):
 
 
 class UnknownTarget(UserError):
+    pass
+
+
+class TemplateRefusal(UserError):
     pass
 
 

@@ -42,3 +42,8 @@ def open_tokenizer(folder: Path, control: Iterable[str] = ()) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def clean(text: str) -> str:
+    """`text` with U+FFFD in place of lone surrogates, which JSON can carry and neither UTF-8 nor a tokenizer can."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -64,4 +64,4 @@ def _text(path: Path) -> str | None:
 
 
 def _unreadable(path: Path, error: Exception) -> ArtifactError:
-    return ArtifactError(f"{path} cannot be read ({type(error).__name__}: {error})", "Compile the bundle again.")
+    return ArtifactError(f"{path} cannot be read ({type(error).__name__}: {error})", "Mend or replace the file.")

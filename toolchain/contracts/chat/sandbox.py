@@ -1,4 +1,4 @@
-"""The program that renders chat templates, in a process of its own (`serve/chat/renderer.py` runs it).
+"""The program that renders chat templates, in a process of its own (`renderer.py` runs it).
 
 A template comes with a model and is a stranger's code. Jinja's sandbox keeps it from Python's inside, but not from
 running or growing without end, and no thread that does so can be stopped. So the process gives up, before it sees a

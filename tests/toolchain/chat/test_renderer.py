@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.chat.renderer import Renderer
-from serve.requests import BadRequest
-from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.chat.renderer import Renderer
+from toolchain.contracts.errors import ArtifactError, TemplateRefusal
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold to these limits")
 
@@ -46,7 +45,7 @@ def test_a_template_knows_the_time(renderer: Renderer) -> None:
 
 
 def test_a_template_may_refuse_messages(renderer: Renderer) -> None:
-    with pytest.raises(BadRequest, match="messages: the model's chat template refuses them: no roles"):
+    with pytest.raises(TemplateRefusal, match="the model's chat template refuses them: no roles"):
         renderer.render("{{ raise_exception('no roles') }}", {})
     assert renderer.render("still {{ here }}", {"here": "there"}) == "still there"
 
@@ -96,7 +95,7 @@ def test_a_template_without_end_is_ended(endless: str) -> None:
 
 
 def run(program: str, asked: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-P", "-c", textwrap.dedent(program)]
     return subprocess.run(command, input=asked, env=environment, capture_output=True, timeout=30)
 
@@ -106,7 +105,7 @@ def test_whoever_leaves_the_sandbox_finds_no_file_socket_or_memory() -> None:
     done = run(
         """
         import socket
-        from serve.chat import sandbox
+        from toolchain.contracts.chat import sandbox
         sandbox.confine()
         for harm in (lambda: open("/etc/passwd"), lambda: socket.socket(), lambda: bytearray(1 << 30)):
             try:
@@ -134,5 +133,5 @@ def test_the_process_knows_no_keys_and_goes_with_its_renderer(monkeypatch: pytes
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="this system has no alarm")
 def test_without_its_parent_the_process_ends_by_its_own_alarm() -> None:
     asked = b'{"template": "{{ 3 ** (3 ** 22) }}", "variables": {}}\n'
-    done = run("from serve.chat import sandbox; sandbox.MOST_SECONDS = 0; sandbox.main()", asked)
+    done = run("from toolchain.contracts.chat import sandbox; sandbox.MOST_SECONDS = 0; sandbox.main()", asked)
     assert (done.returncode, done.stdout) == (-signal.SIGALRM, b"")

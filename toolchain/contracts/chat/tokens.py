@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from serve.requests import clean
+from toolchain.contracts.tokenizer import clean
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

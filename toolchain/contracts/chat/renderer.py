@@ -1,4 +1,4 @@
-"""Rendering a chat template in another process, which is ended when it takes too long (`serve/chat/sandbox.py`)."""
+"""Rendering a chat template in another process, which is ended when it takes too long (`sandbox.py`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from serve.chat.sandbox import MOST_SECONDS
-from serve.requests import BadRequest
-from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.chat.sandbox import MOST_SECONDS
+from toolchain.contracts.errors import ArtifactError, TemplateRefusal
 
 MOST_BYTES = 64 << 20
 KEPT = ("SYSTEMROOT", "TZ")
@@ -32,7 +31,7 @@ class Renderer:
     def render(self, template: str, variables: Mapping[str, Any]) -> str:
         """The text that `template` makes of `variables`, which are JSON's values.
 
-        Raises BadRequest when the template refuses the messages, ArtifactError when it fails or takes too long.
+        Raises TemplateRefusal when the template refuses the messages, ArtifactError when it fails or takes too long.
         """
         asked = json.dumps({"template": template, "variables": variables}).encode() + b"\n"
         with self._turn:
@@ -47,18 +46,18 @@ class Renderer:
             process.kill()
             process.wait()
         if "refused" in reply:
-            raise BadRequest("messages", f"the model's chat template refuses them: {reply['refused']}")
+            raise TemplateRefusal(f"the model's chat template refuses them: {reply['refused']}")
         overran = time.monotonic() - begun >= self._seconds
         ended = f"it took longer than {self._seconds:g} seconds" if overran else "its process ended"
         raise ArtifactError(
             f"the model's chat template cannot be rendered ({reply.get('broken', ended)})",
-            "Mend it beside the checkpoint's tokenizer and compile again.",
+            "Mend it beside the model's tokenizer, and make what came of it again.",
         )
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {name: os.environ[name] for name in KEPT if name in os.environ}
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "serve.chat.sandbox"],
+            [sys.executable, "-P", "-m", "toolchain.contracts.chat.sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

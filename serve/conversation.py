@@ -4,30 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from serve.bundle import Bundle
-from serve.chat import template
-from serve.chat.renderer import Renderer
-from serve.chat.template import ChatTemplate
-from serve.chat.tokens import ControlTokens
 from serve.prompts import CHARACTERS_PER_TOKEN
 from serve.requests import BadRequest
-from toolchain.contracts.errors import ArtifactError
-
-
-@dataclass(frozen=True)
-class Message:
-    role: Literal["system", "user", "assistant"]
-    content: str
+from toolchain.contracts.chat.format import ChatFormat, Message, open_format
+from toolchain.contracts.errors import ArtifactError, TemplateRefusal
 
 
 @dataclass(frozen=True)
 class Chat:
-    template: ChatTemplate
-    tokens: ControlTokens
-    renderer: Renderer = field(default_factory=Renderer)
+    format: ChatFormat
 
     def prompt(self, messages: Sequence[Message], room: int) -> list[int]:
         """The ids of a prompt of at most `room` tokens, after which the assistant's next message follows.
@@ -53,12 +41,13 @@ class Chat:
 
     def _render(self, messages: Sequence[Message], room: int) -> list[int]:
         """The prompt's ids, none when there are more than `room`."""
-        marked = [{"role": message.role, "content": self.tokens.mark(message.content)} for message in messages]
-        variables = {**self.template.variables, "messages": marked, "add_generation_prompt": True}
-        text = self.renderer.render(self.template.source, {**variables, "tools": None, "documents": None})
+        try:
+            text = self.format.text(messages, asking=True)
+        except TemplateRefusal as refusal:
+            raise BadRequest("messages", refusal.message) from None
         if len(text) > room * CHARACTERS_PER_TOKEN:
             return []  # not worth the tokenizer's time
-        ids = self.tokens.encode(text)
+        ids = self.format.tokens.encode(text)
         if not ids:
             raise ArtifactError("the model's chat template writes nothing", "Mend it and compile again.")
         return ids if len(ids) <= room else []
@@ -66,5 +55,5 @@ class Chat:
 
 def open_chat(bundle: Bundle) -> Chat | None:
     """How the bundle's model chats; None when it brings no chat template. Raises ArtifactError for unreadable files."""
-    found = template.find(bundle.params)
-    return Chat(found, ControlTokens(bundle.tokenizer)) if found else None
+    found = open_format(bundle.params, bundle.tokenizer)
+    return Chat(found) if found else None
