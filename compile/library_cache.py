@@ -36,6 +36,7 @@ SOURCES = (
     "compile/architectures/**/*.py",
     "compile/layers/**/*.py",
     "compile/kernels/**/*.py",
+    "toolchain/contracts/library_metadata.py",
     "toolchain/contracts/object_archive.py",
     "toolchain/contracts/processors.py",
     "toolchain/contracts/targets.py",

@@ -7,13 +7,10 @@ from typing import Any
 from compile.architectures import FAMILIES
 from compile.caches import PREFILL_CHUNK, context_size
 from compile.schemes import Scheme
-from toolchain.contracts import tvm_package
+from toolchain.contracts import library_metadata, tvm_package
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.targets import Target
-
-VERSION = 3
-"""Goes up when a loader must read it otherwise."""
 
 
 def describe(
@@ -28,7 +25,7 @@ def describe(
     stored = FAMILIES[facts.family].weight_shapes(facts)
     context = context_size(facts, cache["kind"] == "paged")
     return {
-        "metadata_version": VERSION,
+        "metadata_version": library_metadata.VERSION,
         "model_type": facts.family,
         "parameters": facts.parameters,
         "quantization": scheme.name,

@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.contracts import object_archive, tensor_cache, tvm_package
+from toolchain.contracts import library_metadata, object_archive, tensor_cache, tvm_package
 from toolchain.contracts.errors import ArtifactError, MissingExtra
 from toolchain.contracts.extras import missing
 from toolchain.contracts.targets import Device, parse_target, unfit
 
 POOLED_ALLOCATOR = 2
 ALIGNMENT = 64
-METADATA_VERSION = 3
 EXISTS = 0  # the attribute of a device that says whether there is one
 # DLPack's numbers of the kinds of devices.
 DEVICES: dict[Device, int] = {"cpu": 1, "cuda": 2, "vulkan": 7, "metal": 8}
@@ -200,7 +199,7 @@ def _unloadable(path: Path, error: Exception) -> ArtifactError:
 def _refuse_foreign(metadata: dict[str, Any], library: Path) -> None:
     """Raise ArtifactError, before any kernel runs, for a library that was made for something else."""
     again = "Compile the bundle again on this machine."
-    if metadata.get("metadata_version") != METADATA_VERSION:
+    if metadata.get("metadata_version") != library_metadata.VERSION:
         raise ArtifactError(f"{library} was compiled by another version of fimble", again)
     reason = unfit(parse_target(metadata["target"]))
     if reason:

@@ -18,7 +18,7 @@ from serve.bundle import load_runner, open_bundle
 from serve.engine.explicit_runner import ExplicitRunner
 from serve.engine.library import Library
 from tests.compile.conftest import PARENT
-from toolchain.contracts import architectures, manifest, object_archive, processors, targets
+from toolchain.contracts import architectures, library_metadata, manifest, object_archive, processors, targets
 from toolchain.contracts.cache_folder import VARIABLE
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.fim import STARCODER, STARCODER2
@@ -207,6 +207,14 @@ print(*(module.__file__ for module in sys.modules.values() if getattr(module, "_
     covered = {path for name in library_cache.SOURCES for path in root.glob(name)}
     beside = {"__init__.py", "reference.py"}  # the package's docstring, and what libraries are held to
     assert {path.relative_to(root / "compile").as_posix() for path in imported - covered} == beside
+    assert Path(library_metadata.__file__) in covered  # a version that goes up builds anew
+
+
+def test_a_library_of_another_version_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_bundle(bundle)
+    monkeypatch.setattr(library_metadata, "VERSION", library_metadata.VERSION + 1)
+    with pytest.raises(ArtifactError, match="another version of fimble"):
+        Library(opened.libraries[0][1], opened.params)
 
 
 def test_models_of_one_shape_share_a_library(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
