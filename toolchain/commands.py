@@ -7,7 +7,7 @@ object on the last line of standard output.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +17,11 @@ import typer
 from compile.settings import CompileSettings
 from serve.settings import ServeSettings
 from toolchain.artifact_commands import inspect_command, prune_command, push_command, report_command
-from toolchain.command_line import BundlePath, Json, read_tables, show
+from toolchain.command_line import BundlePath, Json, Out, execute_plan, inputs_cache, read_tables, show
 from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
+from toolchain.dataset_commands import Sources, collect_command, dialogues_command
 from toolchain.launching import started
 from toolchain.options import with_options
 from toolchain.plan_command import PresetName, plan_command
@@ -31,8 +32,7 @@ from train.launch import LaunchSettings
 from train.settings import ScratchSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from toolchain.contracts.progress import Progress
-    from toolchain.contracts.stage import Plan
+    pass
 
 app = typer.Typer(
     help="From your repositories to a code copilot that runs on your own machine.",
@@ -40,8 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
-Sources = Annotated[list[str], typer.Argument(help="Folders, Git repositories or their URLs.")]
 Bundles = Annotated[
     list[str], typer.Argument(metavar="BUNDLE", help="Bundles, or workspaces of up, each as FOLDER or NAME=FOLDER.")
 ]
@@ -101,14 +99,8 @@ def up_command(
             show(as_json, {**facts, "vscode": vscode}, shown)
 
 
-@app.command("collect")
-@with_options(CollectSettings)
-def collect_command(sources: Sources, out: Out, as_json: Json = False, **flags: Any) -> None:
-    """Repositories to a dataset."""
-    from train.data.collect import plan
-
-    chosen = choose(CollectSettings, "collect", read_tables(), flags)
-    _execute(lambda progress: plan(sources, chosen, _cache(), progress), out, as_json)
+app.command("collect")(collect_command)
+app.command("dialogues")(dialogues_command)
 
 
 @app.command("train")
@@ -146,15 +138,15 @@ def train_command(
                 unused = f"{settings.flag(name)} has no effect with --base scratch"
                 raise SettingsError(unused, f"Leave it out; [scratch] of {settings.FILE} has: {', '.join(known)}.")
         scratch = choose(ScratchSettings, "scratch", tables, flags)
-        _execute(lambda progress: plan_scratch(dataset, scratch), out, as_json)
+        execute_plan(lambda progress: plan_scratch(dataset, scratch), out, as_json)
         return
     opened, chosen = base, choose(TrainSettings, "train", tables, flags)
     if launching.launcher != "local":
         started(launching, out, as_json)
     elif follows():
-        follow(plan_train(dataset, open_base(opened, _cache()), chosen), out)
+        follow(plan_train(dataset, open_base(opened, inputs_cache()), chosen), out)
     else:
-        _execute(lambda progress: plan_train(dataset, open_base(opened, _cache()), chosen), out, as_json)
+        execute_plan(lambda progress: plan_train(dataset, open_base(opened, inputs_cache()), chosen), out, as_json)
 
 
 app.command("plan")(plan_command)
@@ -171,7 +163,7 @@ def merge_command(
     from train.adapters.merge import plan_merge
     from train.bases import open_base
 
-    _execute(lambda progress: plan_merge(adapter, open_base(base, _cache())), out, as_json)
+    execute_plan(lambda progress: plan_merge(adapter, open_base(base, inputs_cache())), out, as_json)
 
 
 @app.command("compile")
@@ -187,10 +179,10 @@ def compile_command(
     from toolchain.contracts.manifest import Parent
     from train.bases import open_base
 
-    source = open_base(checkpoint, _cache())
+    source = open_base(checkpoint, inputs_cache())
     chosen = choose(CompileSettings, "compile", read_tables(), flags)
     parent = Parent(kind="checkpoint", digest=source.digest)
-    _execute(lambda progress: plan_compile(source.folder, parent, chosen), out, as_json)
+    execute_plan(lambda progress: plan_compile(source.folder, parent, chosen), out, as_json)
 
 
 @app.command("serve")
@@ -274,27 +266,3 @@ def _tell_served(as_json: bool, url: str, bundle: Path, named: Path, facts: dict
     vscode = telling.vscode_settings(telling.served(url, named))
     told = {"bundle": str(bundle.resolve()), **facts, "url": url, "vscode": vscode}
     show(as_json, told, [f"bundle: {bundle}", *telling.short_lines(vscode, named, url)])
-
-
-def _execute(make_plan: Callable[[Progress], Plan], out: Path, as_json: bool) -> None:
-    from toolchain.console import console
-    from toolchain.contracts.stage import execute, is_current
-
-    with console() as progress:
-        plan = make_plan(progress)
-        current = is_current(plan, out)
-        found = execute(plan, out, progress)
-    facts = {"folder": str(out.resolve()), "kind": found.kind, "digest": found.digest, "made": not current}
-    word = "is current" if current else "made"
-    show(as_json, facts | {"facts": found.facts}, [f"{found.kind} {found.digest[:16]} in {out}: {word}"])
-
-
-def _cache() -> Path:
-    """Where single commands remember hashes and fetched repositories."""
-    from toolchain.contracts.cache_folder import VARIABLE, cache_folder
-
-    try:
-        return cache_folder("inputs")
-    except OSError as error:
-        next_step = f"Set {VARIABLE} to a folder where files can be made."
-        raise SettingsError(f"the cache folder {error.filename} cannot be made ({error.strerror})", next_step) from None

@@ -11,11 +11,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from toolchain.contracts.errors import ArtifactError
-from toolchain.contracts.manifest import REMAKE
+from toolchain.contracts import manifest
+from toolchain.contracts.errors import ArtifactError, SettingsError
+from toolchain.contracts.manifest import REMAKE, Manifest
 
 Split = Literal["train", "heldout"]
 COLUMNS = ("repository", "path", "language", "content")
+CODE, DIALOGUES = "code", "dialogues"
+"""What a dataset holds, as its facts say; those of code need not say it."""
+
+
+def read_manifest(dataset: Path, holds: str) -> Manifest:
+    """The manifest of a dataset of code or of dialogues.
+
+    Raises ArtifactError when it is no dataset, and SettingsError when it holds the other.
+    """
+    found = manifest.read(dataset, "dataset")
+    if (held := found.facts.get("holds", CODE)) != holds:
+        step = "Add --objective chat" if held == DIALOGUES else "Leave out --objective chat"
+        raise SettingsError(
+            f"{dataset} holds {held}, and this training needs {holds}", f"{step}, or name a dataset of {holds}."
+        )
+    return found
 
 
 def open_texts(dataset: Path, split: Split, cache: Path) -> Sequence[str]:

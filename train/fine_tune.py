@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.contracts import extras, fim, manifest
+from toolchain.contracts import extras, fim
 from toolchain.contracts import settings as contract_settings
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.manifest import Draft, Kind, Parent
@@ -16,6 +16,7 @@ from toolchain.contracts.settings import check
 from toolchain.contracts.stage import Plan
 from train.bases import Base
 from train.cuts import GRAMMARS
+from train.dataset import CODE, read_manifest
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
     The adapter is in PEFT's layout; a checkpoint has the dtype of the base. Raises ArtifactError when `dataset` is not
     a dataset, and SettingsError for layers that the base does not have.
     """
-    parents = (Parent(kind="dataset", digest=manifest.read(dataset, "dataset").digest, role="dataset"), base.parent)
+    parents = (Parent(kind="dataset", digest=read_manifest(dataset, CODE).digest, role="dataset"), base.parent)
     settings.check_layers(base.linear_layers, base.name)
     kind: Kind = "adapter" if settings.adapts else "checkpoint"
     _check(settings, base)

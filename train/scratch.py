@@ -11,12 +11,13 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from toolchain.contracts import fim, manifest
+from toolchain.contracts import fim
 from toolchain.contracts import settings as contract_settings
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
 from train.bases import open_base
+from train.dataset import CODE, read_manifest
 from train.settings import ScratchSettings
 
 RECIPE = 1
@@ -29,7 +30,7 @@ TOKENIZER_CHARACTERS = 20_000_000
 
 def plan_scratch(dataset: Path, settings: ScratchSettings) -> Plan:
     """A checkpoint in float32, trained from random weights on `dataset` with the FIM objective."""
-    parents = (Parent(kind="dataset", digest=manifest.read(dataset, "dataset").digest, role="dataset"),)
+    parents = (Parent(kind="dataset", digest=read_manifest(dataset, CODE).digest, role="dataset"),)
     plain = contract_settings.to_json(settings)
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:

@@ -13,11 +13,12 @@ from serve.settings import ServeSettings
 from tests.toolchain.conftest import Fimble
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose, suggest
-from train.data.settings import CollectSettings
+from train.data.settings import CollectSettings, DialogueSettings
 from train.settings import ScratchSettings, TrainSettings
 
 KINDS: dict[str, type] = {
     "collect": CollectSettings,
+    "dialogues": DialogueSettings,
     "scratch": ScratchSettings,
     "train": TrainSettings,
     "compile": CompileSettings,
@@ -77,7 +78,10 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults() -> None:
 
 FILES = [
     ("train = 5", "'train' in {file} is no table. Write [train], and its settings below it."),
-    ("[merge]", "{file} has an unknown table or key 'merge'. Known: up, collect, scratch, train, compile, serve."),
+    (
+        "[merge]",
+        "{file} has an unknown table or key 'merge'. Known: up, collect, dialogues, scratch, train, compile, serve.",
+    ),
     ("[trian]", "{file} has an unknown table or key 'trian'. Did you mean 'train'?"),
     ("[train]\nmax-stepps = 1", "unknown key 'max-stepps' in [train] of {file}. Did you mean 'max_steps'?"),
     ('[train]\nlearning_rate = "1e-3"', "learning_rate in [train] of {file} cannot be '1e-3'. Use a number."),

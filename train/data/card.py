@@ -59,11 +59,54 @@ def card(facts: Mapping[str, Any]) -> str:
         "",
         *_table(("reason", "count"), [(reason, f"{count:,}") for reason, count in facts["dropped"].items()]),
         "",
-        f"Secrets replaced: {sum(facts['secrets_redacted'].values()):,}. The patterns are few and precise: "
-        "that none was found does not prove that there is none.",
+        _redactions(facts),
         "",
     ]
     return "\n".join(lines)
+
+
+def dialogue_card(facts: Mapping[str, Any]) -> str:
+    """The text of the README of a dataset of dialogues."""
+    dialogues, answers, size = facts["dialogues"], facts["answers"], facts["bytes"]
+    lines = [
+        _HEADER,
+        "# Dialogues for a chat assistant",
+        "",
+        f"{dialogues['train']:,} dialogues ({answers['train']:,} answers, {_mebibytes(size['train'])}) to train on and "
+        f"{dialogues['heldout']:,} ({answers['heldout']:,}, {_mebibytes(size['heldout'])}) held out, put together by "
+        "Fimble. Load it with `datasets.load_dataset(FOLDER)`.",
+        "",
+        "Columns: `source` and `line`, where a dialogue comes from, and `messages`, each with `role` and `content`. "
+        "`manifest.json` holds the settings and all counts.",
+        "",
+        "## Where it comes from",
+        "",
+        *_table(
+            ("file", "sha256", "dialogues"),
+            [(s["name"], s["sha256"][:12], f"{s['dialogues']:,}") for s in facts["sources"]],
+        ),
+        "",
+        "The text stays under the licences of these files.",
+        "",
+        "## How it was cut",
+        "",
+        facts["split"]["rule"],
+        "",
+        "Left out:",
+        "",
+        *_table(("reason", "count"), [(reason, f"{count:,}") for reason, count in facts["dropped"].items()]),
+        "",
+        _redactions(facts),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _redactions(facts: Mapping[str, Any]) -> str:
+    return (
+        f"Secrets replaced: {sum(facts['secrets_redacted'].values()):,}. The patterns are few and precise: "
+        "that none was found does not prove that there is none."
+    )
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

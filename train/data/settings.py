@@ -1,4 +1,4 @@
-"""What a user can set about collecting a dataset."""
+"""What a user can set about collecting a dataset, of code or of dialogues."""
 
 from __future__ import annotations
 
@@ -55,3 +55,16 @@ class CollectSettings:
         check("--max-file-bytes", most, 1 <= most <= READ_LIMIT, f"a whole number from 1 to {READ_LIMIT}")
         at_least("--max-line-length", self.max_line_length, 1)
         at_least("--max-average-line-length", self.max_average_line_length, 1)
+
+
+@dataclass(frozen=True)
+class DialogueSettings:
+    heldout_fraction: float = 0.05
+    """Share of the dialogues that training never sees and evaluation uses."""
+
+    redact_secrets: bool = True
+    """Replace private keys and access tokens of well-known shapes by a placeholder."""
+
+    def __post_init__(self) -> None:
+        fraction = self.heldout_fraction
+        check("--heldout-fraction", fraction, 0 < fraction <= 0.5, "a number above 0 and at most 0.5")

@@ -6,7 +6,7 @@ Duplicates are gone before the split, so a cluster cannot lie on both sides: one
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from toolchain.contracts.errors import SourceError
 from train.data.settings import HeldoutUnit
@@ -18,20 +18,26 @@ def heldout(files: Sequence[tuple[str, str]], fraction: float, unit: HeldoutUnit
     Raises SourceError when there are fewer than two files, or repositories where these are the unit.
     """
     names = [repository if unit == "repository" else f"{repository}\0{path}" for repository, path in files]
-    ranked = sorted(set(names), key=_position)
-    if len(ranked) < 2:
+    known = len(set(names))
+    if known < 2:
         if unit == "repository":
             raise SourceError(
                 "holding out whole repositories needs at least two with files in the dataset",
                 "Name more sources, or use --heldout-unit file.",
             )
         raise SourceError(
-            f"the dataset needs two files of source code, to train on and to evaluate with, and has {len(ranked)}",
+            f"the dataset needs two files of source code, to train on and to evaluate with, and has {known}",
             "Name more sources, or loosen the filters.",
         )
-    count = sum(_position(name) < fraction for name in ranked)
-    out = set(ranked[: min(max(count, 1), len(ranked) - 1)])
+    out = heldout_names(names, fraction)
     return [name in out for name in names]
+
+
+def heldout_names(names: Iterable[str], fraction: float) -> set[str]:
+    """Those of at least two names whose hash is below `fraction`: at least one is, and at least one is not."""
+    ranked = sorted(set(names), key=_position)
+    count = sum(_position(name) < fraction for name in ranked)
+    return set(ranked[: min(max(count, 1), len(ranked) - 1)])
 
 
 def rule(fraction: float, unit: HeldoutUnit) -> str:
