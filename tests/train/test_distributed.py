@@ -20,6 +20,9 @@ from toolchain.contracts import manifest
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
+from toolchain.planning import memory
+from toolchain.planning.settings import PlanSettings
+from train import models
 from train.fine_tune import plan_train
 from train.settings import TrainSettings
 
@@ -99,6 +102,16 @@ def test_parameters_and_moments_are_sharded(together: Path, name: str) -> None:
     # bitsandbytes' packed weights stay whole in each process: half a byte for each.
     assert seen["whole"] == ([] if name != "qlora" else [n for n in seen["whole"] if "base_layer.weight" in n])
     assert any("lora_" in weight for weight in seen["sharded"]) == (name != "full")
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "qlora"])
+def test_a_process_holds_the_weights_that_a_plan_counts(base_folder: Path, together: Path, name: str) -> None:
+    settings = TWO[name]
+    wanted = PlanSettings(method=settings.method, lora_rank=settings.lora_rank)
+    number = models.arithmetic(settings.dtype, torch.device("cpu")).itemsize
+    parts = memory.terms(opened(base_folder).facts, wanted, 2, on_gpu=False, number=number)
+    counted = sum(part.bytes for part in parts if part.name.startswith(("weights", "adapter")))
+    assert told(together, name)["bytes"] == pytest.approx(counted, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ONE)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
+from tests.toolchain.planning.shapes import stored_bytes
 from tests.train.tiny import Lines, opened
 from toolchain.contracts.errors import FimbleError
 from toolchain.contracts.stage import execute
@@ -51,6 +52,7 @@ def watch(seen: dict[str, Any], kill_at: int | None) -> None:
         seen["moments sharded"] = all(isinstance(m["exp_avg"], DTensor) for m in moments)
         seen["local"] = sum(weights[name].to_local().numel() for name in sharded)
         seen["total"] = sum(weights[name].numel() for name in sharded)
+        seen["bytes"] = stored_bytes(weights.values())
         if kill_at is not None and run.record.step == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return step_before(run)

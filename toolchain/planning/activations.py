@@ -57,18 +57,16 @@ def between_blocks(run: Pass) -> int:
 def of_loss(run: Pass) -> int:
     """Bytes at the loss's peak as `train/cross_entropy.py` computes it, a few positions at a time.
 
-    Their logits and log-probabilities in float32. Besides what reaches the hidden states, and of a head that is
-    trained the gradient, with what is added to it.
+    Their logits and log-probabilities in float32. Besides all hidden states that predict something, with their
+    gradient, and of a head that is trained the gradient, with what is added to it.
     """
     model = run.model
     positions = min(run.tokens, max(1, LOGITS_AT_ONCE // model.vocab_size))
-    added = run.number if run.mixed else 0
-    head = FLOAT32 + added if run.full else 0
-    hidden = run.residual + added
+    head = FLOAT32 + (run.number if run.mixed else 0) if run.full else 0
     return (
         2 * FLOAT32 * positions * model.vocab_size
-        + run.tokens * model.hidden_size * hidden
-        + model.vocab_size * model.hidden_size * head
+        + 2 * run.residual * run.tokens * model.hidden_size
+        + head * model.vocab_size * model.hidden_size
     )
 
 

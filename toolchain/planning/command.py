@@ -51,9 +51,7 @@ def run(
         facts["lacking"] = lacking
         shown += [f"fimble train does not have yet: {', '.join(lacking)}"] if lacking else []
         if preset.name in published.RUNS:
-            shown += published.lines(
-                published.RUNS[preset.name], published.terms(made.model, settings, made.machine.count)
-            )
+            shown += _published(preset)
     return facts, shown
 
 
@@ -67,6 +65,13 @@ def settings_for(
     together = {**(preset.train if preset else {}), **written}
     known = {name: value for name, value in together.items() if name in field_types(PlanSettings)}
     return choose(PlanSettings, "train", {"train": known}, flags)
+
+
+def _published(preset: Preset) -> list[str]:
+    """What was published of the run that a preset repeats, whatever else is planned for."""
+    model, settings, gpu = models.read(preset.base), settings_for(preset), gpus.find(preset.gpu)
+    parts = published.terms(model, settings, preset.count)
+    return published.lines(published.RUNS[preset.name], parts, published.lasting(model, settings, gpu, preset.count))
 
 
 def _planned(wanted: MachineSettings, settings: PlanSettings) -> Machine:

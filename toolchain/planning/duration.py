@@ -1,16 +1,18 @@
 """How long a training takes: arithmetic at the speed that a training reaches, and weights that move between GPUs.
 
 A token costs 2 operations a weight forward, 2 for the gradient of activations, 2 for that of weights where they are
-trained (Kaplan et al. 2020, arXiv:2001.08361), and with checkpointing 2 again; attention is counted over the whole
-square, since masks of packed sequences are explicit. Nothing is taken to be hidden behind something else.
+trained (Kaplan et al. 2020, arXiv:2001.08361), and with checkpointing 2 again in the blocks; attention is counted over
+the whole square, since masks of packed sequences are explicit. Nothing is taken to be hidden behind something else.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.planning import layers, memory
+from toolchain.planning.activations import FLOAT32
 from toolchain.planning.settings import PlanSettings
 
 
@@ -38,35 +40,45 @@ def forward_operations(model: Architecture, length: int) -> float:
 
 def operations(model: Architecture, settings: PlanSettings) -> float:
     """Operations of training for a token."""
-    length, trained = settings.sequence_length, memory.trained_parameters(model, settings)
-    forward, backward = forward_operations(model, length), 2 * layers.multiplied(model) + 2 * _attention(model, length)
-    if settings.method == "full":
-        backward += 2 * layers.multiplied(model)
-    else:
-        forward, backward = forward + 2 * trained, backward + 4 * trained
-    return forward * (2 if settings.gradient_checkpointing else 1) + backward
+    trained, attention = memory.trained_parameters(model, settings), _attention(model, settings.sequence_length)
+    adapter = 0 if settings.method == "full" else trained
+    head = 2 * model.vocab_size * model.hidden_size
+    blocks = 2 * (layers.block_weights(model) + adapter) + attention
+    learning = 2 * (layers.multiplied(model) if settings.method == "full" else trained)
+    again = blocks if settings.gradient_checkpointing else 0
+    backward = blocks + head + attention + learning  # attention multiplies two factors, both with gradients
+    return blocks + head + again + backward
 
 
-def predict(model: Architecture, settings: PlanSettings, flops: float, count: int, bandwidth: float) -> Duration:
-    """A training of `max_steps` on `count` devices that reach `flops` a second and exchange `bandwidth` bytes."""
+def predict(
+    model: Architecture,
+    settings: PlanSettings,
+    flops: float,
+    count: int,
+    bandwidth: float,
+    moved: float | None = None,
+) -> Duration:
+    """A training of `max_steps` on `count` devices that reach `flops` a second and exchange `bandwidth` bytes.
+
+    `moved` are the bytes that a device receives in a pass: those of our loop unless given.
+    """
     in_a_pass = settings.batch_size * settings.sequence_length
     passes = settings.max_steps * settings.gradient_accumulation
-    measuring = (
-        settings.evaluate_sequences * settings.sequence_length * (settings.max_steps // settings.evaluate_every + 1)
-    )
+    evaluations = 1 + math.ceil(settings.max_steps / settings.evaluate_every)  # one before the first step
+    measured = evaluations * settings.evaluate_sequences * settings.sequence_length
     computing = (
         passes * in_a_pass * operations(model, settings)
-        + measuring * forward_operations(model, settings.sequence_length) / count
+        + measured * forward_operations(model, settings.sequence_length) / count
     ) / flops
-    moving = passes * moved_bytes(model, settings, count) / bandwidth
+    moving = passes * (moved_bytes(model, settings, count) if moved is None else moved) / bandwidth
     return Duration(computing + moving, moving, passes * in_a_pass * count)
 
 
 def moved_bytes(model: Architecture, settings: PlanSettings, count: int) -> float:
-    """What a GPU receives in a pass: weights for both directions, and gradients of what is trained."""
-    trained = 2 * memory.trained_parameters(model, settings)
-    weights = trained if settings.method == "full" else memory.frozen_bytes(model, settings.method, 2)
-    return (2 * weights + trained) * (count - 1) / count
+    """What a GPU receives in a pass: weights in 16 bits for both directions, and gradients in float32."""
+    weights = 2 * memory.gathered_parameters(model, settings.method)
+    gradients = FLOAT32 * memory.trained_parameters(model, settings)
+    return (2 * weights + gradients) * (count - 1) / count
 
 
 def _attention(model: Architecture, length: int) -> float:

@@ -59,8 +59,8 @@ def terms(
 
     `kept` is that of the weights that QLoRA does not quantize: the same in our loop, 4 after PEFT's preparation.
     `whole_loss` says that the logits of all positions stand in memory at once, as they do not in our loop.
-    Sharded over several, each holds its part of all states and gathers one block after another (FSDP, Zhao et al. 2023,
-    arXiv:2304.11277), reducing gradients in every pass.
+    Sharded over several, each holds its part of all states, other than weights in NF4, and gathers one block after
+    another (FSDP, Zhao et al. 2023, arXiv:2304.11277), reducing gradients in every pass.
     """
     kept = kept or number
     run = Pass(
@@ -90,8 +90,17 @@ def frozen_bytes(model: Architecture, method: str, kept: int) -> int:
     """The base below an adapter: with qlora the linear layers of the blocks in NF4, all else in `kept` bytes."""
     if method == "lora":
         return kept * model.parameters
-    quantized = model.layers * sum(nf4_bytes(layer.weights) for layer in layers.of_block(model))
-    return quantized + kept * (model.parameters - layers.block_weights(model))
+    return quantized_bytes(model) + kept * (model.parameters - layers.block_weights(model))
+
+
+def quantized_bytes(model: Architecture) -> int:
+    """The linear layers of all blocks in NF4."""
+    return model.layers * sum(nf4_bytes(layer.weights) for layer in layers.of_block(model))
+
+
+def gathered_parameters(model: Architecture, method: str) -> int:
+    """Weights that sharding spreads and gathers: all but those in NF4, which are whole in every process."""
+    return model.parameters - (layers.block_weights(model) if method == "qlora" else 0)
 
 
 def unreduced_gradients(model: Architecture) -> int:
@@ -104,7 +113,8 @@ def _states(model: Architecture, settings: PlanSettings, count: int, kept: int) 
     if settings.method == "full":
         base = [Term("weights, float32", FLOAT32 * trained)]
     else:
-        stored = frozen_bytes(model, settings.method, kept) / count
+        whole = quantized_bytes(model) if settings.method == "qlora" else 0
+        stored = whole + (frozen_bytes(model, settings.method, kept) - whole) / count
         name = "weights, NF4 in the blocks" if settings.method == "qlora" else f"weights, {8 * kept} bits"
         base = [Term(name, stored), Term("adapter, float32", FLOAT32 * trained)]
     return [*base, Term("gradients, float32", FLOAT32 * trained), Term("Adam's moments, float32", MOMENTS * trained)]
@@ -112,15 +122,21 @@ def _states(model: Architecture, settings: PlanSettings, count: int, kept: int) 
 
 def _gathered(model: Architecture, settings: PlanSettings, count: int, number: int) -> list[Term]:
     """Weights that are whole, or in the arithmetic's dtype, while a block is at work."""
-    block = layers.block_weights(model) / model.layers
-    if count > 1:
-        outside = model.parameters - model.layers * block
-        # The block at work, the next one, and the gradient of the one at work; the embeddings and theirs throughout.
-        return [Term("gathered blocks and embeddings", number * (3 * block + 2 * outside))]
+    found = []
     if settings.method == "qlora":
         widest = max(layer.weights for layer in layers.of_block(model))
-        return [Term("a layer's weights, dequantized", number * widest)]
-    return []
+        found.append(Term("a layer's weights, dequantized", number * widest))
+    if count > 1:
+        linear = layers.block_weights(model)
+        outside, block = model.parameters - linear, linear / model.layers
+        # The block at work and the next one; embeddings and head throughout.
+        gathered = outside + (0 if settings.method == "qlora" else 2 * block)
+        # Of every weight that is trained the gradient, as the block at work gives it, is reduced in float32.
+        trained = outside + block if settings.method == "full" else 0
+        found.append(Term("gathered blocks and embeddings", number * (gathered + trained)))
+        if trained:
+            found.append(Term("gradients of a block, in float32 to be reduced", FLOAT32 * block))
+    return found
 
 
 def _kept(run: Pass, checkpointing: bool, sharded: bool, whole_loss: bool) -> list[Term]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -91,6 +92,17 @@ def peak_bytes(config: dict[str, Any], method: str, dtype: torch.dtype, checkpoi
     with Allocations([*known, *(weight.grad for weight in known if weight.grad is not None)]) as counted:
         _loss(model, dtype).backward()
     return counted.peak
+
+
+def stored_bytes(weights: Iterable[Any]) -> int:
+    """Bytes of weights in this process: of a sharded one its part, of one in NF4 also its scales and tables."""
+    taken = 0
+    for weight in weights:
+        tensors = [weight.to_local() if hasattr(weight, "to_local") else weight]
+        if state := getattr(weight, "quant_state", None):
+            tensors += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+        taken += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return taken
 
 
 class Allocations(TorchDispatchMode):

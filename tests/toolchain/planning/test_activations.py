@@ -5,6 +5,8 @@ Here on the processor, so in its arithmetic: on a GPU the formulas take layer no
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytestmark = pytest.mark.train
@@ -96,3 +98,26 @@ def test_as_many_logits_stand_in_memory_as_training_lets() -> None:
     from train import cross_entropy
 
     assert activations.LOGITS_AT_ONCE == cross_entropy.LOGITS_AT_ONCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("full", [False, True], ids=["adapter", "full"])
+def test_what_the_loss_takes(monkeypatch: pytest.MonkeyPatch, full: bool, dtype: torch.dtype) -> None:
+    from train import cross_entropy
+
+    model = shapes.shape("llama")
+    for module in (activations, cross_entropy):  # so that hidden states weigh more than logits
+        monkeypatch.setattr(module, "LOGITS_AT_ONCE", 8 * model.vocab_size)
+    kept = torch.float32 if full else dtype
+    head = torch.nn.Linear(model.hidden_size, model.vocab_size, bias=False, dtype=kept).requires_grad_(full)
+    run = replace(a_pass("llama", full, dtype.itemsize), length=512)
+    targets = torch.zeros(run.batch, run.length, dtype=torch.long)
+    predicting = targets == 0
+    states = torch.zeros(*targets.shape, model.hidden_size, dtype=kept, requires_grad=True)
+    with (
+        shapes.Allocations([head.weight, targets, predicting, states]) as counted,
+        torch.autocast("cpu", dtype, enabled=run.mixed),
+    ):
+        cross_entropy.scaled_loss(states[predicting], head, targets[predicting], 1.0)
+    copy = run.number * model.vocab_size * model.hidden_size if full and run.mixed else 0  # which the plan counts apart
+    assert counted.peak == pytest.approx(activations.of_loss(run) + copy, rel=0.05)

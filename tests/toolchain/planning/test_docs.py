@@ -36,19 +36,26 @@ def test_the_table_of_presets() -> None:
 
 def test_the_table_beside_the_reference() -> None:
     for name, head in ((QLORA, "QLoRA"), (FSDP, "full")):
-        run, found = published.RUNS[name], plan(name)
+        run = published.RUNS[name]
         low, high = run.gigabytes
         told = f"{low:g} GB" if low == high else f"{low:g} to {high:g} GB"
         on = "" if name == QLORA else " on each of 8"
         assert f"| {head}, memory{on} | {told} | {theirs(name):.1f} GB |" in PAGE
         cost = f"{run.hours:g} h, ${run.dollars:.2f}".removesuffix(".00")
-        assert f"| {head}, time and cost | {cost} | {found['hours']:.1f} h, ${found['dollars']:.2f} |" in PAGE
+        preset = presets.load(name)
+        gpu, model = gpus.find(preset.gpu), models.read(preset.base)
+        spent = published.lasting(model, command.settings_for(preset), gpu, preset.count)
+        assert gpu.price is not None
+        dollars = spent.hours * gpu.price * preset.count
+        assert f"| {head}, time and cost | {cost} | {spent.hours:.1f} h, ${dollars:.2f} |" in PAGE
 
 
 def test_what_the_page_says_of_the_sharded_run() -> None:
     low, high = published.RUNS[FSDP].gigabytes
     assert f"The other {low - theirs(FSDP):.0f} to {high - theirs(FSDP):.1f} GB" in " ".join(PAGE.split())
     assert f"{gpus.bandwidth('published') / 1e9:.0f} GB/s" in PAGE
+    assert f"gives\n  {plan(FSDP)['hours']:.1f} h." in PAGE
+    assert f"Fimble's plan, {plan(FSDP)['bytes'] / 1e9:.1f} GB" in PAGE
     assert f"{plan(FSDP, link='pcie')['hours']:.1f} h over PCIe" in PAGE
     assert f"{plan(FSDP, link='nvlink')['hours']:.1f} h over NVLink" in PAGE
 

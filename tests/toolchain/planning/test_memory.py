@@ -46,7 +46,8 @@ def test_what_explains_the_published_memory_of_the_sharded_run() -> None:
     states = sum(part.bytes for part in ours[:3])
     assert states == 16 * model.parameters / 8
     assert memory.total(theirs) < run.gigabytes[0] * 1e9 < gpus.find(preset.gpu).memory
-    (told,) = (line for line in published.lines(run, theirs) if "not explained" in line)
+    spent = published.lasting(model, settings, gpus.find(preset.gpu), preset.count)
+    (told,) = (line for line in published.lines(run, theirs, spent) if "not explained" in line)
     left = run.gigabytes[0] - memory.total(theirs) / 1e9
     assert f"not explained by them: {left:.1f} to {left + 7.6:.1f} GB" in told
 
@@ -92,9 +93,5 @@ def test_a_quantized_model_takes_what_it_takes_in_bitsandbytes(family: str, numb
     from tests.toolchain.planning import shapes
 
     model = shapes.quantized(shapes.config(family, 2), torch.float32 if number == 4 else torch.bfloat16)
-    tensors = list(model.parameters())
-    for weight in model.parameters():
-        if state := getattr(weight, "quant_state", None):
-            tensors += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
-    taken = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    taken = shapes.stored_bytes(model.parameters())
     assert taken == memory.frozen_bytes(shapes.shape(family), "qlora", number)
