@@ -13,14 +13,13 @@ from typing import Any
 
 from toolchain import inspection
 from toolchain.contracts import extras, manifest
-from toolchain.contracts.errors import SettingsError, StageError
+from toolchain.contracts.errors import ArtifactError, SettingsError, StageError
 from toolchain.contracts.manifest import MANIFEST, Manifest
 from toolchain.contracts.progress import Progress
 
 CARD = "README.md"
 LIBRARIES = {"adapter": "peft", "checkpoint": "transformers", "bundle": "mlc-llm"}
 USES = {
-    "dataset": "fimble train DATASET --base bigcode/starcoderbase-1b --out adapter",
     "adapter": "fimble merge ADAPTER --base BASE --out checkpoint",
     "checkpoint": "fimble compile CHECKPOINT --out bundle",
     "bundle": "fimble serve BUNDLE",
@@ -41,7 +40,7 @@ def push(folder: Path, repository: str, public: bool, message: str, progress: Pr
         raise SettingsError(f"'{repository}' names no repository on a hub", "Write it as owner/name.")
     report = inspection.describe(folder, verify=True)
     if report["problems"]:
-        raise SettingsError(f"{folder} is damaged: {report['problems'][0]}", "Make it again before publishing it.")
+        raise ArtifactError(f"{folder} is damaged: {report['problems'][0]}", "Make it again before publishing it.")
     found = manifest.read(folder)
     paths = [file.path for file in found.files if file.path != CARD]
     contents: list[tuple[str, Path | bytes]] = [(path, folder / path) for path in (*paths, MANIFEST)]
@@ -69,7 +68,7 @@ def push(folder: Path, repository: str, public: bool, message: str, progress: Pr
 
 
 def card(found: Manifest, ancestry: list[dict[str, Any]]) -> str:
-    """The page of an artifact on a hub, as Markdown behind the hub's metadata."""
+    """The page of an artifact on a hub, as Markdown behind the hub's metadata; a dataset brings its own."""
     facts = found.facts
     names = ("code", "fill-in-the-middle", "fimble", str(facts.get("family", "")))
     tags = "".join(f"\n- {name}" for name in names if name)

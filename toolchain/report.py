@@ -15,7 +15,7 @@ from typing import Any
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import ArtifactError
 from toolchain.report_chart import Line, chart
-from toolchain.workspace import CURRENT, LOCK
+from toolchain.workspace import is_workspace
 
 TRAINED = ("adapter", "checkpoint")
 SETTINGS = ("method", "learning_rate", "batch_size", "gradient_accumulation", "sequence_length", "max_steps", "seed")
@@ -49,9 +49,10 @@ def read_runs(folders: Iterable[Path]) -> list[TrainedRun]:
     """
     runs: list[TrainedRun] = []
     for folder in folders:
-        is_workspace = (folder / CURRENT).is_symlink() or (folder / LOCK).exists()
-        found = sorted(path for kind in TRAINED for path in folder.glob(f"{kind}/*/")) if is_workspace else [folder]
-        read = [run for path in found if not is_workspace or manifest.is_whole(path) for run in _read(path)]
+        found = [folder]
+        if is_workspace(folder):
+            found = sorted(path for kind in TRAINED for path in folder.glob(f"{kind}/*/") if manifest.is_whole(path))
+        read = [run for path in found for run in _read(path)]
         if not read:
             raise ArtifactError(f"{folder} holds no training", "Name an adapter or a checkpoint of fimble train.")
         runs += read

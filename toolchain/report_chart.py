@@ -12,6 +12,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 WIDTH, HEIGHT = 900, 300
 LEFT, RIGHT, TOP, BOTTOM = 70, 24, 10, 30
+SMALLEST_SPAN = 1e-300
+"""What is smaller cannot be divided any more."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def chart(lines: Sequence[Line]) -> str:
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers from at or below `low` to at or above `high`, evenly apart; at least two."""
-    span = high - low or abs(high) or 1.0
+    span = high - low or abs(high)
+    if span < SMALLEST_SPAN:
+        span = 1.0
     magnitude = 10.0 ** math.floor(math.log10(span / most))
     step = next(factor * magnitude for factor in (1, 2, 5, 10, 20) if span / (factor * magnitude) <= most)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -99,8 +99,12 @@ def named_artifact(folder: Path) -> Path:
     """`folder`, or its current bundle when it is a workspace. Raises ArtifactError for a workspace without one."""
     if os.path.lexists(folder / manifest.MANIFEST):
         return folder
-    is_workspace = any(os.path.lexists(folder / name) for name in (CURRENT, LOCK))
-    return current_bundle(folder) if is_workspace else folder
+    return current_bundle(folder) if is_workspace(folder) else folder
+
+
+def is_workspace(folder: Path) -> bool:
+    """Whether `up` worked in `folder`."""
+    return any(os.path.lexists(folder / name) for name in (CURRENT, LOCK))
 
 
 def point_at(root: Path, bundle: Path) -> None:

@@ -27,7 +27,7 @@ def run(
     wanted = choose(MachineSettings, "plan", {"plan": asked}, flags)
     if wanted.gpu is None and wanted.count > 1:
         raise SettingsError("--count needs a GPU to count", f"Name one with --gpu: {', '.join(gpus.names())}.")
-    where = _planned(wanted, settings) if wanted.gpu else machine.this_machine()
+    where = _planned(wanted, settings) if wanted.gpu else machine.this_machine(settings.dtype)
     base = base or (preset.base if preset else None)
     if base is None:
         if wanted.gpu:

@@ -17,6 +17,7 @@ from toolchain.planning import models
 from toolchain.planning import plan as planning
 from toolchain.planning.plan import Machine, Plan
 from toolchain.planning.settings import PlanSettings
+from train.settings import Dtype
 
 Q4F16_1_BYTES = 0.5 + 2 / 32
 """A weight in q4f16_1: four bits, and a float16 scale for each 32."""
@@ -38,8 +39,8 @@ class Fit:
     served: bool
 
 
-def this_machine() -> Machine:
-    """What `fimble train` would use here, with the speed of a product of matrices as the speed of a training.
+def this_machine(wanted: Dtype) -> Machine:
+    """What `fimble train` would use here for arithmetic in `wanted`, at the speed of a product of matrices.
 
     Without torch only the memory is known. Raises UserError where not even that is.
     """
@@ -47,13 +48,13 @@ def this_machine() -> Machine:
         raise UserError("this system does not tell its memory", "Name a GPU to plan for with --gpu.")
     total = min(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), _container_memory())
     if importlib.util.find_spec("torch") is None:
-        return Machine("cpu", total, None, on_gpu=False, number=4)
+        return Machine("cpu", total, None, on_gpu=False, number=2 if wanted == "bfloat16" else 4)
     import torch
 
     from train import models as training
 
     device = training.best_device()
-    dtype = training.arithmetic("auto", device)
+    dtype = training.arithmetic(wanted, device)
     flops = _measure(torch, device, dtype)
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
@@ -80,7 +81,12 @@ def serving_bytes(model: Architecture) -> float:
 def _fit(name: str, model: Architecture, machine: Machine, settings: PlanSettings) -> Fit:
     length = min(settings.sequence_length, model.context_size)
     small = replace(
-        settings, batch_size=1, gradient_accumulation=16, sequence_length=length, gradient_checkpointing=True
+        settings,
+        batch_size=1,
+        gradient_accumulation=16,
+        sequence_length=length,
+        gradient_checkpointing=True,
+        lora_target=(),  # names that one family has and another has not
     )
     tried = (planning.predict(name, model, replace(small, method=method), machine) for method in ("lora", "qlora"))
     needed = serving_bytes(model)

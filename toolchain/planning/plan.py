@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import SettingsError
-from toolchain.planning import duration, memory
+from toolchain.planning import duration, layers, memory
 from toolchain.planning.duration import Duration
 from toolchain.planning.memory import Term
 from toolchain.planning.settings import PlanSettings
+from train.settings import Method
 
 USABLE = 0.95
 """The share of the memory that may be planned for; the rest is lost between blocks that the allocator hands out."""
 BATCHES = (64, 32, 16, 8, 4, 2, 1)
+METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
+"""From the one that needs the most memory on."""
+SHORTEST = 512
+"""No shorter sequences are proposed."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,20 @@ class Plan:
 
 
 def predict(base: str, model: Architecture, settings: PlanSettings, machine: Machine) -> Plan:
-    """Plan a training of `base`. Raises SettingsError for sequences that the model has no positions for."""
+    """Plan a training of `base`.
+
+    Raises SettingsError for sequences that the model has no positions for, and for layers that its blocks do not have.
+    """
     if settings.sequence_length > model.context_size:
         raise SettingsError(
             f"--sequence-length {settings.sequence_length} is more than the {model.context_size} positions of {base}",
             f"Use {model.context_size} or fewer.",
+        )
+    known = {layer.name for layer in layers.of_block(model)}
+    if unknown := [name for name in settings.lora_target if name not in known]:
+        raise SettingsError(
+            f"--lora-target: no layer in the blocks of {base} is called {', '.join(unknown)}",
+            f"They have: {', '.join(sorted(known))}.",
         )
     taken = memory.terms(model, settings, machine.count, machine.on_gpu, machine.number)
     found = None
@@ -91,7 +106,7 @@ def fitting(plan: Plan) -> dict[str, dict[bool, int]]:
             checkpointing: _largest(plan, replace(plan.settings, method=method, gradient_checkpointing=checkpointing))
             for checkpointing in (False, True)
         }
-        for method in ("lora", "qlora", "full")
+        for method in reversed(METHODS)
         if method != "full" or not plan.settings.lora_target
     }
 
@@ -141,19 +156,25 @@ def _largest(plan: Plan, settings: PlanSettings) -> int:
 
 
 def _smaller(settings: PlanSettings) -> Iterator[PlanSettings]:
-    """Settings that need less memory, those that change the result least first."""
-    for method in (settings.method, "lora", "qlora"):
-        changed = settings if method == settings.method else replace(settings, method=method)
-        changed = replace(changed, gradient_checkpointing=True)
+    """Settings that need less memory, those that change the result least first: as many sequences a step as before."""
+    sequences = settings.batch_size * settings.gradient_accumulation
+    changed = settings
+    for method in METHODS[METHODS.index(settings.method) :]:
+        for checkpointing in dict.fromkeys((settings.gradient_checkpointing, True)):
+            size = settings.batch_size
+            while size:
+                changed = replace(
+                    settings,
+                    method=method,
+                    gradient_checkpointing=checkpointing,
+                    batch_size=size,
+                    gradient_accumulation=math.ceil(sequences / size),
+                )
+                yield changed
+                size //= 2
+    while changed.sequence_length > SHORTEST:
+        changed = replace(changed, sequence_length=changed.sequence_length // 2)
         yield changed
-        while changed.batch_size > 1:
-            changed = replace(
-                changed, batch_size=changed.batch_size // 2, gradient_accumulation=changed.gradient_accumulation * 2
-            )
-            yield changed
-        while changed.sequence_length > 512:
-            changed = replace(changed, sequence_length=changed.sequence_length // 2)
-            yield changed
 
 
 def _differs(plan: Plan, settings: PlanSettings, name: str) -> bool:

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolchain.contracts.settings import at_least, check, flag
+from train.settings import Dtype, Method
 
 Link = Literal["published", "pcie", "nvlink"]
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """The first fields have the names and the defaults of `TrainSettings`."""
+    """The fields have the names and the defaults of `TrainSettings`."""
 
-    method: Literal["lora", "qlora", "full"] = "lora"
+    method: Method = "lora"
     """What is trained: lora (an adapter), qlora (an adapter on 4-bit weights) or full (every weight)."""
 
     sequence_length: int = 2048
@@ -44,7 +45,7 @@ class PlanSettings:
     evaluate_sequences: int = 64
     """Held-out sequences in an evaluation."""
 
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     """Arithmetic in float32 or bfloat16; auto is bfloat16 on a GPU."""
 
     def __post_init__(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.toolchain.conftest import Fimble
-from toolchain.planning import gpus, machine, models
+from toolchain.planning import gpus, machine, models, plan
 from toolchain.planning.settings import PlanSettings
 from train import presets
 from train.settings import TrainSettings
@@ -61,6 +62,12 @@ def test_what_does_not_fit_is_told_with_what_would(fimble: Fimble) -> None:
     assert "to make it fit: " in fimble(*ONE).out
 
 
+def test_what_was_published_is_told_of_the_reference_whatever_else_is_planned_for(fimble: Fimble) -> None:
+    line = ("plan", "--preset", "starcoder-qlora-a100-40gb")
+    one, other = (fimble(*line, *more).out.partition("published for")[2] for more in ((), ("--batch-size", "1")))
+    assert one == other != ""
+
+
 def test_what_no_settings_make_fit(fimble: Fimble, tmp_path: Path) -> None:
     config = models.known()["Qwen/Qwen2.5-Coder-32B"] | {"num_hidden_layers": 160}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -82,6 +89,24 @@ def test_float32_on_a_gpu_has_no_time(fimble: Fimble) -> None:
     assert (found["hours"], found["dollars"]) == (None, None)
     assert "weights, 32 bits" in found["memory"]
     assert "time: not known" in fimble(*ONE, "--dtype", "float32").out
+
+
+def test_arithmetic_on_this_machine_is_in_the_dtype_that_was_asked_for(fimble: Fimble) -> None:
+    for dtype, bits in (("float32", 32), ("bfloat16", 16)):
+        line = ("plan", "--base", "HuggingFaceTB/SmolLM2-135M", "--dtype", dtype, "--json")
+        assert f"weights, {bits} bits" in fimble(*line).report["memory"]
+
+
+def test_what_is_proposed_keeps_the_sequences_of_a_step() -> None:
+    settings = PlanSettings(batch_size=6, gradient_accumulation=2, gradient_checkpointing=True)
+    model = models.read("bigcode/starcoderbase-1b")
+    whole = plan.predict("x", model, settings, plan.Machine("x", 0.0, None))
+    for size, accumulation in ((3, 4), (1, 12)):
+        fewer = replace(settings, batch_size=size, gradient_accumulation=accumulation)
+        room = plan.predict("x", model, fewer, whole.machine).bytes / plan.USABLE
+        machine = replace(whole.machine, memory=room * 1.0001)
+        wanted = plan.changes(plan.predict("x", model, settings, machine))
+        assert wanted == [f"--batch-size {size}", f"--gradient-accumulation {accumulation}"]
 
 
 def test_a_container_may_use_less_than_the_machine_has(
@@ -113,6 +138,9 @@ def test_what_cannot_be_planned_is_refused(fimble: Fimble) -> None:
     fimble("plan", "--base", "x/y", "--count", 2).refused("--count needs a GPU to count")
     fimble("plan", "--base", "nowhere", "--gpu", "l4-24gb").refused("the base nowhere is neither a folder nor a hub id")
     fimble(*ONE, "--sequence-length", 9000).refused("--sequence-length 9000 is more than the 8192 positions")
+    fimble(*ONE, "--lora-target", "q_proj").refused(
+        "no layer in the blocks of bigcode/starcoderbase-1b is called q_proj"
+    )
     fimble(*ONE, "--method", "by-magic").refused("--method cannot be 'by-magic'")
     fimble(*ONE, "--count", 0).refused("--count cannot be 0")
     fimble(*ONE, "--price", -1).refused("--price cannot be -1.0")
