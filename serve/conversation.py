@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from serve.bundle import Bundle
 from serve.prompts import CHARACTERS_PER_TOKEN
 from serve.requests import BadRequest
 from toolchain.contracts.chat.format import ChatFormat, Message, open_format
-from toolchain.contracts.errors import ArtifactError, TemplateRefusal
+from toolchain.contracts.errors import ArtifactError, TemplateFailure, TemplateRefusal
+
+log = logging.getLogger("fimble.chat")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Chat:
             text = self.format.text(messages, asking=True)
         except TemplateRefusal as refusal:
             raise BadRequest("messages", refusal.message) from None
+        except TemplateFailure as failure:  # of which the log has no more than this, since it may quote the messages
+            log.error("the model's chat template failed: %s", failure.where)
+            raise
         if len(text) > room * CHARACTERS_PER_TOKEN:
             return []  # not worth the tokenizer's time
         ids = self.format.tokens.encode(text)

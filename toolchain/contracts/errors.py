@@ -5,6 +5,7 @@
     │   ├── SettingsError          an unknown key, a value out of range, settings that contradict each other
     │   ├── SourceError            a repository that cannot be read
     │   ├── ArtifactError          a folder that is not the whole artifact that was asked for
+    │   │   └── TemplateFailure    a chat template that cannot be rendered
     │   ├── FimTokenError          a tokenizer without the FIM tokens of its family
     │   ├── UnsupportedArchitecture
     │   ├── UnknownTarget
@@ -47,6 +48,14 @@ class SourceError(UserError):
 
 class ArtifactError(UserError):
     pass
+
+
+class TemplateFailure(ArtifactError):
+    """`message` may quote what was to be rendered; `where`, the kind of the error and the line, does not."""
+
+    def __init__(self, message: str, next_step: str, where: str) -> None:
+        super().__init__(message, next_step)
+        self.where = where
 
 
 class FimTokenError(UserError):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from toolchain.contracts.chat.renderer import Renderer
-from toolchain.contracts.errors import ArtifactError, TemplateRefusal
+from toolchain.contracts.errors import ArtifactError, TemplateFailure, TemplateRefusal
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold to these limits")
 
@@ -75,6 +75,21 @@ def test_what_a_template_may_not(renderer: Renderer, template: str, reason: str)
     with pytest.raises(ArtifactError, match=f"cannot be rendered .*{reason}"):
         renderer.render(template, {"messages": [], "size": 10_000_000})
     assert renderer.render("still {{ here }}", {"here": "there"}) == "still there"
+
+
+@pytest.mark.parametrize(
+    ("template", "where"),
+    [
+        ("one\n{{ {}[secret].x }}", "UndefinedError in line 2"),
+        ("{% macro f(x) %}\n\n{{ none[x].y }}{% endmacro %}\n{{ f(secret) }}", "UndefinedError in line 3"),
+        ("one\n\n{% if %}", "TemplateSyntaxError in line 3"),
+        ("{{ secret * 2_000_000 }}", "it writes 14000000 characters"),
+    ],
+)
+def test_where_it_failed_is_told_without_what_was_rendered(renderer: Renderer, template: str, where: str) -> None:
+    with pytest.raises(TemplateFailure) as caught:
+        renderer.render(template, {"secret": "hunter2"})
+    assert caught.value.where == where
 
 
 @pytest.mark.parametrize(

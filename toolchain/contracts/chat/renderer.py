@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolchain.contracts.chat.sandbox import MOST_SECONDS
-from toolchain.contracts.errors import ArtifactError, TemplateRefusal
+from toolchain.contracts.errors import TemplateFailure, TemplateRefusal
 
 MOST_BYTES = 64 << 20
 KEPT = ("SYSTEMROOT", "TZ")
@@ -31,7 +31,7 @@ class Renderer:
     def render(self, template: str, variables: Mapping[str, Any]) -> str:
         """The text that `template` makes of `variables`, which are JSON's values.
 
-        Raises TemplateRefusal when the template refuses the messages, ArtifactError when it fails or takes too long.
+        Raises TemplateRefusal when the template refuses the messages, TemplateFailure when it fails or takes too long.
         """
         asked = json.dumps({"template": template, "variables": variables}).encode() + b"\n"
         with self._turn:
@@ -49,9 +49,10 @@ class Renderer:
             raise TemplateRefusal(f"the model's chat template refuses them: {reply['refused']}")
         overran = time.monotonic() - begun >= self._seconds
         ended = f"it took longer than {self._seconds:g} seconds" if overran else "its process ended"
-        raise ArtifactError(
+        raise TemplateFailure(
             f"the model's chat template cannot be rendered ({reply.get('broken', ended)})",
             "Mend it beside the model's tokenizer, and make what came of it again.",
+            where=str(reply.get("where", ended)),
         )
 
     def _start(self) -> subprocess.Popen[bytes]:

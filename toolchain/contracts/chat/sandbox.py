@@ -10,7 +10,7 @@ What templates may use is what transformers offers them: `raise_exception`, `str
 alone, `break` and `continue`, and the tag `generation`, which only marks text.
 
 Requests and replies are JSON, one a line: `{"template": …, "variables": {…}}`, and `{"text": …}`, `{"refused": …}` with
-what the template raised, or `{"broken": …}`.
+what the template raised, or `{"broken": …, "where": …}`, the second without anything of the messages.
 """
 
 from __future__ import annotations
@@ -55,8 +55,22 @@ def answer(template: str, variables: Mapping[str, Any]) -> dict[str, str]:
     except Refusal as refusal:
         return {"refused": str(refusal)[:500]}
     except Exception as error:  # whatever a template's code can raise, running out of memory included
-        return {"broken": f"{type(error).__name__}: {error}"[:500]}
-    return {"text": text} if len(text) <= MOST_CHARACTERS else {"broken": f"it writes {len(text)} characters"}
+        return {"broken": f"{type(error).__name__}: {error}"[:500], "where": _where(error)}
+    if len(text) > MOST_CHARACTERS:
+        told = f"it writes {len(text)} characters"
+        return {"broken": told, "where": told}
+    return {"text": text}
+
+
+def _where(error: Exception) -> str:
+    """The kind of an error and the template's line, which quote nothing of what was rendered."""
+    line = getattr(error, "lineno", None)
+    at = error.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code.co_filename == "<template>":
+            line = at.tb_lineno
+        at = at.tb_next
+    return type(error).__name__ + (f" in line {line}" if line else "")
 
 
 def confine() -> None:
