@@ -12,6 +12,8 @@ from starlette.requests import Request
 from serve.failures import Refused
 from serve.settings import LOOPBACK, ServeSettings
 
+OTHERS = f"ask at {LOOPBACK[0]} from this machine, or serve others with --host and --api-key"
+
 
 class Client(NamedTuple):
     """Whoever sends requests, as far as they tell: one program on one machine, with one key."""
@@ -39,19 +41,21 @@ class Access:
             return
         host = request.headers.get("host", "")
         if _hostname(f"//{host}") not in LOOPBACK:
-            raise Refused(403, f"the Host header '{host}' does not name this machine", "host", "forbidden")
+            raise Refused(403, f"the Host header '{host}' does not name this machine; {OTHERS}", "host", "forbidden")
         origin = request.headers.get("origin")
         if origin is None or origin.startswith("vscode-webview://"):
             return
         if _hostname(origin) not in LOOPBACK:
-            raise Refused(403, f"requests from {origin} are not taken", "origin", "forbidden")
+            raise Refused(403, f"pages of {origin} may not ask; {OTHERS}", "origin", "forbidden")
 
     def check_key(self, request: Request) -> None:
         if self.settings.api_key is None:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(key.encode(), self.settings.api_key.encode()):
-            raise Refused(401, "a valid API key is needed", "authorization", "unauthorized")
+            raise Refused(
+                401, "a valid API key is needed; send it as Authorization: Bearer KEY", "authorization", "unauthorized"
+            )
 
 
 def _hostname(url: str) -> str | None:

@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -31,7 +31,7 @@ from serve.port import NAME
 from serve.protocols import Body, Exchange, Model, Stream, huggingface, llamacpp, ollama, openai, tabby
 from serve.scheduler import Scheduler, Turn
 from serve.settings import ServeSettings
-from toolchain.contracts.errors import FimbleError
+from toolchain.contracts.errors import FimbleError, StageError
 
 Handler = Callable[[Request], Awaitable[Response]]
 Answer = Exchange | Mapping[str, Any]
@@ -103,6 +103,8 @@ class Server:
 
     def _failed(self, request: Request, error: Exception) -> Response:
         reply = reply_to(request, error)
+        if isinstance(error, StageError):
+            log.error("a request failed: %s", error)
         self.metrics.record_failure(reply.status_code)
         return reply
 
@@ -141,17 +143,15 @@ class Server:
             exchange = await asked if inspect.isawaitable(asked) else asked
             if not isinstance(exchange, Exchange):
                 return JSONResponse(exchange)
-            # The place in the queue is taken before a stream begins, while a refusal can still be the reply.
-            scheduler = served.scheduler
-            turn = request.state.turn = scheduler.enter(client_of(request), exchange.wanted)
-            if exchange.stream is not None:
-                return _Streamed(self._events(request, turn, exchange.stream), exchange.stream, scheduler, turn)
-            watch = asyncio.create_task(_end_when_gone(request, turn))
-            try:
-                return JSONResponse(exchange.whole(await turn.completion()))
-            finally:
-                watch.cancel()
-                scheduler.leave(turn)
+            turn = request.state.turn = served.scheduler.enter(client_of(request), exchange.wanted)
+            with ExitStack() as leaving:
+                leaving.callback(served.scheduler.leave, turn)
+                with _ended_when_gone(request, turn):
+                    if exchange.stream is None:
+                        return JSONResponse(exchange.whole(await turn.completion()))
+                    await turn.come()  # before a stream has begun, a refusal can still be the reply
+                events = self._events(request, turn, exchange.stream)
+                return _Streamed(events, exchange.stream, leaving.pop_all().close)
 
         return answer
 
@@ -186,7 +186,9 @@ class Server:
             if framing.end:
                 yield framing.end
         except Exception as error:  # the reply has begun: raised on, it would be cut off before the client can read why
-            if not isinstance(error, FimbleError | Refused):
+            if isinstance(error, StageError):
+                log.error("a stream failed: %s", error)
+            elif not isinstance(error, FimbleError | Refused):
                 log.exception("a stream failed")
             refused = refusal(request, error)
             self.metrics.record_failure(refused.status)
@@ -212,11 +214,11 @@ class Server:
 
 
 class _Streamed(StreamingResponse):
-    """A turn's events; when they end, or the client leaves, so does the turn."""
+    """A turn's events; when they end, or the client leaves, `leave` is called."""
 
-    def __init__(self, events: AsyncGenerator[str, None], stream: Stream, scheduler: Scheduler, turn: Turn) -> None:
+    def __init__(self, events: AsyncGenerator[str, None], stream: Stream, leave: Callable[[], None]) -> None:
         super().__init__(events, media_type=stream.framing.media_type, headers={"Cache-Control": "no-store"})
-        self._leave: Callable[[], None] = partial(scheduler.leave, turn)
+        self._leave = leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -230,7 +232,17 @@ def _complete_either(body: Body, model: Model) -> Exchange:
     return tabby.complete(body, model) if "segments" in body else openai.complete(body, model)
 
 
-async def _end_when_gone(request: Request, turn: Turn) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    turn.end(ClientDisconnect())
+@contextmanager
+def _ended_when_gone(request: Request, turn: Turn) -> Iterator[None]:
+    """End the turn should the client leave meanwhile."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        turn.end(ClientDisconnect())
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()

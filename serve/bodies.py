@@ -24,9 +24,13 @@ async def read_body(request: Request) -> Mapping[str, Any]:
             async for part in request.stream():
                 data += part
                 if len(data) > MOST_BYTES:
-                    raise Refused(413, f"the body is larger than {MOST_BYTES} bytes", "body", "validation")
+                    raise Refused(
+                        413, f"the body is larger than {MOST_BYTES} bytes; send less text", "body", "validation"
+                    )
     except TimeoutError:
-        raise Refused(408, f"the body did not arrive within {BODY_SECONDS} seconds", "body", "timeout", CLOSE) from None
+        raise Refused(
+            408, f"the body did not arrive within {BODY_SECONDS} seconds; send it again", "body", "timeout", CLOSE
+        ) from None
     try:
         body = json.loads(data)
     except RecursionError:

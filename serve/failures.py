@@ -35,9 +35,12 @@ def refusal(request: Request, error: Exception) -> Refused:
         case BadRequest():
             return Refused(422, str(error), error.field, "validation")
         case HTTPException():
-            kind = "method_not_allowed" if error.status_code == 405 else "not_found"
-            message = f"{request.method} {request.url.path}: {error.detail}"
-            return Refused(error.status_code, message, "path", kind, error.headers)
+            asked, headers = f"{request.method} {request.url.path}", error.headers or {}
+            if error.status_code == 405:
+                message = f"{asked} is not answered; use {headers.get('Allow')}"
+                return Refused(405, message, "path", "method_not_allowed", headers)
+            message = f"{asked}: {error.detail}; /openapi.json lists what is answered"
+            return Refused(error.status_code, message, "path", "not_found", headers)
         case BackendError():
             return Refused(502, str(error), "model", "generation")
         case FimbleError():

@@ -38,6 +38,14 @@ class Turn:
         """Set when nobody wants the rest: the model then ends at its next step."""
         self.arrived = self._begun = time.monotonic()
         self._pieces: asyncio.Queue[str | Completion | Exception] = asyncio.Queue()
+        self._has_come = asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def come(self) -> None:
+        """Wait for the turn. Raises what has ended it meanwhile, such as Refused."""
+        await self._has_come.wait()
+        if self._failure is not None:
+            raise self._failure
 
     async def pieces(self) -> AsyncGenerator[str | Completion, None]:
         """Pieces of text, then the completion. Raises what the model did, or Refused when the turn never comes."""
@@ -58,6 +66,7 @@ class Turn:
     def begin(self) -> None:
         self._begun = time.monotonic()
         self.waited = self._begun - self.arrived
+        self._has_come.set()
 
     def seconds(self) -> float:
         """For how long it has run."""
@@ -71,6 +80,8 @@ class Turn:
     def end(self, last: Completion | Exception) -> None:
         """End it now, with `last` as all that is still read."""
         self.over.set()
+        self._failure = last if isinstance(last, Exception) else None
+        self._has_come.set()
         self.give(last)
 
 
@@ -138,15 +149,18 @@ class Scheduler:
 
     def _check_room(self, client: Hashable, waiting: list[Turn]) -> None:
         share = max(self._limit // 2, 1)
-        retry = {"Retry-After": str(math.ceil(min(max(self._mean_seconds / self._concurrency, 1), 60)))}
+        seconds = math.ceil(min(max(self._mean_seconds / self._concurrency, 1), 60))
+        retry, again = {"Retry-After": str(seconds)}, f"try again after {seconds} s"
         if sum(turn.client == client for turn in waiting) >= share:
-            message = f"{share} requests of this client wait already, which is its share"
+            message = f"{share} requests of this client wait already, which is its share; {again}"
             raise Refused(429, message, "queue", "overloaded", retry)
         if len(waiting) >= self._limit:
-            raise Refused(503, "the server is busy, try again", "queue", "overloaded", retry)
+            raise Refused(503, f"the server is busy; {again}", "queue", "overloaded", retry)
 
     def _stopping(self) -> Refused:
-        return Refused(503, "the server is stopping", "server", "overloaded", {"Retry-After": "1"})
+        return Refused(
+            503, "the server is stopping; try again when it is up", "server", "overloaded", {"Retry-After": "1"}
+        )
 
     def _next(self) -> Turn:
         """Whose turn it is: the last to have asked of those that are not typing on, but nobody waits too long.

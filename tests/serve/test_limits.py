@@ -93,12 +93,15 @@ def test_a_client_that_leaves_ends_its_generation(
         assert client.get("/health").json()["status"] == "ok"
 
 
-def test_a_client_that_leaves_while_it_waits_is_never_computed(slow: tuple[Completer, ScriptedRunner]) -> None:
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
+def test_a_client_that_leaves_while_it_waits_is_never_computed(
+    slow: tuple[Completer, ScriptedRunner], path: str
+) -> None:
     completer, runner = slow
     with serving(completer) as client:
         first = raw_post(client, "/", BODY)
         until(lambda: len(runner.calls) > 2)
-        waiting = raw_post(client, "/", {"inputs": "something else entirely"})
+        waiting = raw_post(client, path, {"inputs": "something else entirely"})
         time.sleep(0.1)
         waiting.close()
         time.sleep(0.1)
@@ -144,7 +147,8 @@ def test_one_client_leaves_half_of_the_queue_to_others(slow: tuple[Completer, Sc
         until(lambda: waiting(client) == 2)
         refused = client.post("/", json=BODY, headers={"User-Agent": ""})
         assert (refused.status_code, refused.json()["error_type"]) == (429, "overloaded")
-        assert "2 requests of this client wait already" in refused.json()["error"]
+        message = "2 requests of this client wait already, which is its share; try again after 1 s"
+        assert refused.json()["error"] == message
         assert refused.headers["retry-after"] == "1"
         held.append(raw_post(client, "/", BODY, agent="another"))
         until(lambda: waiting(client) == 3)
@@ -198,6 +202,7 @@ def test_other_names_and_pages_are_kept_out(client: httpx.Client, headers: dict[
         assert "access-control-allow-origin" not in reply.headers
         if status == 403:
             assert all(llm_ls.read(backend, reply.text)[1] for backend in llm_ls.backends_of(reply.url.path))
+            assert "with --host and --api-key" in reply.json()["error"]
 
 
 def test_a_page_gets_no_leave_to_ask(client: httpx.Client) -> None:

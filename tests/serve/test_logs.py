@@ -8,16 +8,20 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from serve.bundle import Bundle
 from serve.logs import Lines, Words
-from tests.serve.conftest import until
+from tests.serve.conftest import completer_for, serving, until, write_bundle
 from tests.serve.process import process
 
 CODE = {"prompt": "launch_codes = ", "suffix": "\nfire()", "max_tokens": 5}
@@ -89,6 +93,32 @@ def test_no_client_can_write_a_line_of_its_own(bundle: Bundle) -> None:
         (line,) = logged(running)
     assert re.match(r'\d\d:\d\d:\d\d request method=GET path="/no\\n12:00:00 request forged" ', line)
     assert 'client="a b\\" status=200" status=404' in line
+
+
+def test_a_template_that_fails_is_logged_without_the_messages(trained: Tokenizer, tmp_path: Path) -> None:
+    template = "{% for message in messages %}\n{{ {}[message.content].x }}{% endfor %}"
+    folder = write_bundle(tmp_path / "tiny", trained, files={"chat_template.jinja": template})
+    asked = {"messages": [{"role": "user", "content": "launch_codes"}]}
+    with process(folder, log_format="text") as (running, url):
+        refused = httpx.post(f"{url}/v1/chat/completions", json=asked)
+        lines = logged(running)
+    assert refused.status_code == 500
+    assert "launch_codes" in refused.json()["error"]["message"]
+    assert [line.split(" ", 1)[1] for line in lines[:-1]] == [
+        "the model's chat template failed: UndefinedError in line 2"
+    ]
+    assert "status=500" in lines[-1]
+    assert "launch" not in "".join(lines)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logits_that_are_no_numbers_are_logged(bundle: Bundle, caplog: pytest.LogCaptureFixture, stream: bool) -> None:
+    def broken(held: Sequence[int], vocab_size: int) -> NDArray[np.float32]:
+        return np.full(vocab_size, np.nan, np.float32)
+
+    with serving(completer_for(bundle, broken)[0]) as client:
+        client.post("/v1/completions", json=CODE | {"stream": stream})
+    assert "failed: the model gave logits that are not numbers" in caplog.text
 
 
 @pytest.mark.parametrize("formatter", [Lines(), Words()])

@@ -98,6 +98,7 @@ def test_an_unknown_path_is_an_error_for_every_backend(client: httpx.Client, pat
     assert reply.status_code == 404
     for backend in llm_ls.backends_of(path):
         assert llm_ls.read(backend, reply.text)[1]
+    assert "; /openapi.json lists what is answered" in reply.text
 
 
 def test_a_wrong_method_names_the_right_one(client: httpx.Client) -> None:
@@ -105,6 +106,7 @@ def test_a_wrong_method_names_the_right_one(client: httpx.Client) -> None:
     assert reply.status_code == 405
     assert reply.headers["allow"] == "POST"
     assert reply.json()["error_type"] == "method_not_allowed"
+    assert reply.json()["error"] == "GET /generate is not answered; use POST"
 
 
 def test_openais_clients_get_their_own_shape_of_an_error(client: httpx.Client) -> None:
