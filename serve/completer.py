@@ -18,6 +18,7 @@ from serve.bundle import Bundle
 from serve.engine.engine import Ending, Statistics
 from serve.postprocessing import rules
 from serve.postprocessing.cursor import Cursor
+from serve.postprocessing.least_indentation import least_indentation
 from serve.postprocessing.pipeline import Pipeline, Stream
 from serve.requests import Completion, CompletionRequest, Finish
 from serve.text import Stopper
@@ -49,6 +50,8 @@ class Completer:
         prompt, max_tokens = self.prompt(request)
         stopper, statistics = Stopper(request.stop), Statistics()
         pipeline = () if request.is_raw else self.pipeline
+        if request.least_indentation:
+            pipeline = (*pipeline, least_indentation(request.least_indentation))
         shaped = Stream(pipeline, Cursor(request.prefix, request.suffix))
         whole = ""
 

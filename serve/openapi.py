@@ -107,6 +107,7 @@ LLAMA = {
     "n_predict?": Within(-2, 2**31, int),
     "stream?": bool,
     "cache_prompt?": bool,
+    "n_indent?": Within(0, 10**9),
     "repeat_penalty?": Within(0.1, 10),
     "t_max_prompt_ms?": Within(-1, 10**6),
     "t_max_predict_ms?": Within(-1, 10**6),

@@ -40,7 +40,8 @@ class CompletionRequest:
     whether there is a suffix, and False tells that an editor asks, whose cursor may stand at the end of a file.
     After `deadline_ms` the answer is what there is by then. `extra` are other files, as name and text. `ids`, where
     there are any, are the prompt itself, as tokens, in the place of all text. With `max_tokens` 0 the prompt is only
-    read, so that the next one is answered sooner.
+    read, so that the next one is answered sooner. A line that begins with fewer blanks than
+    `least_indentation` ends the answer, raw text or not.
     """
 
     prefix: str
@@ -52,6 +53,7 @@ class CompletionRequest:
     deadline_ms: int | None = None
     extra: tuple[tuple[str, str], ...] = ()
     ids: tuple[int, ...] = ()
+    least_indentation: int = 0
 
     @property
     def is_raw(self) -> bool:

@@ -56,7 +56,7 @@ def infill(body: Body, model: Model) -> Exchange | dict[str, Any]:
         raw=False,
         extra=extra,
     )
-    exchange = _exchange(body, model, _timed(wanted, body))
+    exchange = _exchange(body, model, _bounded(wanted, body))
     seen = extra if model.spec.file_separator else ()
     if is_warm_up(body) and not (prefix or typed or suffix or seen):
         # Reading nothing would only cost the cache what it holds.
@@ -72,7 +72,7 @@ def complete(body: Body, model: Model) -> Exchange:
     # llm-vscode's users leave Hugging Face's parameters in place when they switch to this dialect.
     options = _options(over(body, body.get("parameters")))
     field = "max_new_tokens" if options.get("n_predict") is None else "n_predict"
-    return _exchange(body, model, _timed(request_from_prompt(body, "prompt", options, field, model), body))
+    return _exchange(body, model, _bounded(request_from_prompt(body, "prompt", options, field, model), body))
 
 
 def props(model: Model) -> dict[str, Any]:
@@ -93,7 +93,6 @@ def _options(body: Body) -> dict[str, Any]:
     refuse(body, REFUSED)
     for name in ("cache_prompt", "stream"):
         read_flag(body, name)
-    read_number(body, "n_indent", 0, 0, 1e9)
     options = dict(body)
     if options.get("seed") == ANY_SEED:
         options["seed"] = None
@@ -105,11 +104,12 @@ def _options(body: Body) -> dict[str, Any]:
     return options
 
 
-def _timed(wanted: CompletionRequest, body: Body) -> CompletionRequest:
-    """`wanted`, done when its client wants an answer: llama.cpp times reading and writing apart.
+def _bounded(wanted: CompletionRequest, body: Body) -> CompletionRequest:
+    """`wanted`, up to where its client wants it: a time, of reading and of writing, or a line indented too little.
 
     A warm-up takes the time that it needs, since whatever the same client asks next ends it.
     """
+    wanted = replace(wanted, least_indentation=int(read_number(body, "n_indent", 0, 0, 1e9)))
     writing = read_number(body, "t_max_predict_ms", 0, -1, 1e9)
     reading = read_number(body, "t_max_prompt_ms", 0, -1, 1e9)
     if is_warm_up(body):

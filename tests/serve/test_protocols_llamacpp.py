@@ -136,6 +136,19 @@ def test_completion(client: httpx.Client, path: str, prompt: Any) -> None:
     assert said["tokens_evaluated"] == said["timings"]["prompt_n"] + said["timings"]["cache_n"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("least", "text"), [(0, "a:\n    b\n\n\tc\n  d"), (1, "a:\n    b\n\n\tc\n  d"), (2, "a:\n    b")]
+)
+def test_a_line_that_is_indented_too_little_ends_it(bundle: Bundle, least: int, text: str, stream: bool) -> None:
+    completer, _ = completer_for(bundle, saying(bundle, "a:\n    b\n\n\tc\n  d"))
+    with serving(completer) as client:
+        reply = client.post("/completion", json={"prompt": "x = ", "n_indent": least, "stream": stream})
+    events = [json.loads(line.removeprefix("data: ")) for line in reply.text.split("\n") if line]
+    assert "".join(event["content"] for event in events) == text
+    assert events[-1]["stop_type"] == ("word" if least == 2 else "eos")
+
+
 def test_why_it_ended(client: httpx.Client, bundle: Bundle) -> None:
     said = client.post("/completion", json={"prompt": FIM, "stop": [" + b"]}).json()
     assert (said["content"], said["stop_type"]) == ("return a", "word")

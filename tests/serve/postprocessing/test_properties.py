@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.postprocessing.cursor import Cursor
+from serve.postprocessing.least_indentation import least_indentation
 from serve.postprocessing.pipeline import Stream, process
 from serve.postprocessing.rule import Ending, Rule
 from serve.postprocessing.rules import ALL, NAMES, without
@@ -35,7 +36,8 @@ PARTS = [
 ]
 code = st.one_of(st.lists(st.sampled_from(PARTS), max_size=24).map("".join), st.text(max_size=60))
 endings: st.SearchStrategy[Ending] = st.sampled_from(["stop", "length"])
-each_rule = pytest.mark.parametrize("rule", ALL, ids=NAMES)
+EVERY = (*ALL, least_indentation(4))
+each_rule = pytest.mark.parametrize("rule", EVERY, ids=[rule.name for rule in EVERY])
 
 
 @each_rule
@@ -52,7 +54,7 @@ def test_a_rule_keeps_a_beginning_and_is_done_after_once(
     assert process((rule,), prefix, suffix, kept) == kept
 
 
-@pytest.mark.parametrize("pipeline", [*((rule,) for rule in ALL), ALL], ids=[*NAMES, "all"])
+@pytest.mark.parametrize("pipeline", [*((rule,) for rule in EVERY), EVERY], ids=[*(rule.name for rule in EVERY), "all"])
 @settings(max_examples=300, deadline=None)
 @given(prefix=code, suffix=code, text=code, ending=endings, size=st.integers(1, 5))
 def test_what_streams_is_what_comes_of_the_whole(
