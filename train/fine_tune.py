@@ -125,6 +125,7 @@ def _fine_tune_adapter(job: Job) -> None:
     attention = models.attention_for(device, dtype, job.progress)
     model = models.open_model(base.folder, dtype, device, attention, quantized)
     if quantized:
+        quantization.keep_narrow(model, dtype)
         job.draft.facts["quantized_base"] = quantization.described(model)
     targets = settings.lora_target or base.facts.lora_targets
     job.draft.facts["adapted_layers"] = dict(sorted(models.adapted_layers(model, targets).items()))

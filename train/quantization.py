@@ -32,6 +32,19 @@ def nf4(dtype: torch.dtype) -> Any:
     )
 
 
+def keep_narrow(model: Any, dtype: torch.dtype) -> None:
+    """Have quantized layers answer in `dtype`, the arithmetic's, as others do under autocast.
+
+    bitsandbytes answers in the dtype that it is asked in. On a GPU autocast computes layer norms in float32, so without
+    this all that follows one would be float32 as well, between the blocks too, and take twice the memory.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.register_forward_pre_hook(lambda _, given: (given[0].to(dtype), *given[1:]))
+
+
 def quantized(model: Any) -> list[Any]:
     """The parameters of a model that are in 4 bits."""
     from bitsandbytes.nn import Params4bit

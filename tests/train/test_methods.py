@@ -95,6 +95,34 @@ def test_the_base_of_qlora_really_is_nf4(base_folder: Path, trained: dict[str, P
     assert facts["parameters_kept"] == kept
 
 
+def test_what_lies_between_blocks_is_in_16_bits_though_a_gpu_computes_layer_norms_in_32(
+    base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autocast's layer norm on a GPU, in place of the processor's, which keeps to 16 bits."""
+
+    def as_on_a_gpu(self: torch.nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            weight, bias = self.weight.float(), self.bias.float()
+            return torch.nn.functional.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
+
+    monkeypatch.setattr(torch.nn.LayerNorm, "forward", as_on_a_gpu)
+    narrow = torch.bfloat16
+    found = []
+    for keeping in (False, True):
+        config = quantization.nf4(narrow)
+        model = models.open_model(base_folder, narrow, torch.device("cpu"), quantization=config)
+        if keeping:
+            quantization.keep_narrow(model, narrow)
+        model = models.with_adapter(model, QLORA, ("c_attn", "c_fc", "c_proj"), "tiny").train()
+        for block in model.get_base_model().transformer.h:
+            block.register_forward_hook(
+                lambda _, given, out: found.append((out[0] if isinstance(out, tuple) else out).dtype)
+            )
+        with torch.autocast("cpu", narrow):
+            model(IDS)
+    assert found == [torch.float32, torch.float32, narrow, narrow]
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_adapter_merges_into_the_base_as_peft_merges_it(
     base_folder: Path, trained: dict[str, Path], tmp_path: Path, name: str
