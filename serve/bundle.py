@@ -101,8 +101,10 @@ def load_runner(bundle: Bundle, progress: Progress) -> Runner:
     proof.check_files(bundle.folder, progress)
     for number, (target, library) in enumerate(bundle.libraries, 1):
         try:
+            progress.start(f"loading {bundle.name} for {target.name}")
             runner = load(library, bundle.params, bundle.context_size)
             proof.check_library(bundle.folder, target, runner)
+            progress.finish()
             return runner
         except ArtifactError as error:
             if number == len(bundle.libraries):

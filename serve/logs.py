@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any, Literal
 
+from toolchain.contracts.errors import FimbleError
+
 Format = Literal["text", "json", "none"]
+log = logging.getLogger("fimble")
 
 
 def set_up(kind: Format) -> None:
@@ -18,6 +23,19 @@ def set_up(kind: Format) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("fimble").setLevel(logging.INFO)
     logging.getLogger("fimble.requests").disabled = kind == "none"
+    if kind == "json":  # what would else be written in lines of its own
+        logging.captureWarnings(True)
+        sys.excepthook = _log_uncaught
+
+
+def is_json() -> bool:
+    """Whether all that is written has to be JSON: `set_up` was called for it."""
+    return any(isinstance(handler.formatter, Lines) for handler in logging.getLogger().handlers)
+
+
+def log_failure(error: FimbleError) -> None:
+    """What ends the server, with what to do about it."""
+    log.error(error.message, extra={"facts": {"next_step": error.next_step}})
 
 
 class Lines(logging.Formatter):
@@ -43,6 +61,10 @@ class Words(logging.Formatter):
         facts = (f"{name}={_word(value)}" for name, value in _facts(record).items() if value not in (None, ""))
         line = " ".join([time.strftime("%H:%M:%S", time.localtime(record.created)), record.getMessage(), *facts])
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    log.critical("the program failed", exc_info=(kind, error, trace))
 
 
 def _facts(record: logging.LogRecord) -> Mapping[str, Any]:

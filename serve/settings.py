@@ -55,7 +55,7 @@ class ServeSettings:
     """Seconds that a server which is told to stop gives what it is computing, before that ends with what there is."""
 
     log_format: Literal["text", "json", "none"] = "text"
-    """How requests are logged, one line each, without what is in them; none logs only what goes wrong."""
+    """How a request is logged, in one line without what is in it; json is for all lines, none for what goes wrong."""
 
     log_prompts: bool = False
     """Log also what users typed and what they were answered."""

@@ -13,6 +13,7 @@ import signal
 import sys
 from typing import Any
 
+from serve import logs
 from toolchain.contracts.errors import FimbleError, Interrupted, StageError, UserError
 
 FULL = "Free some space there and run again."
@@ -43,7 +44,10 @@ def main() -> None:
     # Another Ctrl-C must cut short neither the line nor the end of the process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if failure:
-        print(f"error: {failure}", file=sys.stderr)
+        if logs.is_json():
+            logs.log_failure(failure)
+        else:
+            print(f"error: {failure}", file=sys.stderr)
         _tell_in_json(failure)
         sys.exit(failure.exit_code)
 

@@ -83,15 +83,16 @@ def up_command(
 
     tables = read_tables()
     serving = choose(ServeSettings, "serve", tables, flags)
-    if serve:
-        server.check(serving)
-    with console() as progress:
+    with console(serving.log_format if serve else "text") as progress:
+        if serve:
+            server.check(serving)
         steps = up(sources, out, tables, {"base": base, **flags}, progress)
         bundle = current_bundle(out)
         facts = {"bundle": str(bundle), "stages": report(steps)}
         if serve:
             source = Source(partial(current_bundle, out))
-            server.run([source], serving, progress, lambda url: _tell_served(as_json, url, bundle, out, facts))
+            in_json = as_json or serving.log_format == "json"
+            server.run([source], serving, progress, lambda url: _tell_served(in_json, url, bundle, out, facts))
         else:
             url = port.address(serving.host, serving.port)
             vscode = telling.vscode_settings(telling.served(url, out))
@@ -197,9 +198,10 @@ def serve_command(bundles: Bundles, as_json: Json = False, **flags: Any) -> None
     chosen = choose(ServeSettings, "serve", read_tables(), flags)
     named = [name_and_folder(bundle) for bundle in bundles]
     sources = [Source(partial(named_artifact, folder), name) for name, folder in named]
-    first, (_, shown) = sources[0].find(), named[0]
-    with console() as progress:
-        run(sources, chosen, progress, lambda url: _tell_served(as_json, url, first, shown, {}))
+    in_json = as_json or chosen.log_format == "json"
+    with console(chosen.log_format) as progress:
+        first, (_, shown) = sources[0].find(), named[0]
+        run(sources, chosen, progress, lambda url: _tell_served(in_json, url, first, shown, {}))
 
 
 @app.command("complete")
@@ -217,7 +219,7 @@ def complete_command(
     from serve.completer import Completer
     from serve.engine.sampling import Sampling
     from serve.requests import CompletionRequest
-    from toolchain.console import console
+    from toolchain.console import console, waiting
     from toolchain.contracts.tokenizer import clean
     from toolchain.workspace import named_artifact
 
@@ -225,7 +227,8 @@ def complete_command(
     with console() as progress:
         backend = open_backend(opened, None, progress)
     request = CompletionRequest(clean(prefix), clean(suffix), max_tokens=max_tokens, sampling=Sampling(temperature))
-    done = Completer(opened, backend).complete(request)
+    with waiting("reading the prompt and completing it"):
+        done = Completer(opened, backend).complete(request)
     cost = done.statistics
     timings = (
         f"{done.prompt_tokens} prompt tokens, first token after {cost.first_token_seconds * 1000:.0f} ms, "

@@ -8,12 +8,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from serve import logs
+
 PLAIN_EVERY_SECONDS = 10.0
 
 
 @contextmanager
-def console() -> Iterator[Bars | Lines]:
-    """The listener that fits standard error; whatever happens meanwhile, the terminal is given back as it was."""
+def console(log_format: logs.Format = "text") -> Iterator[Bars | Lines]:
+    """The listener that fits standard error; whatever happens meanwhile, the terminal is given back as it was.
+
+    For a server whose log is JSON all lines are records of that log, which is set up here.
+    """
+    if log_format == "json":
+        logs.set_up(log_format)
+        yield Records()
+        return
     if not sys.stderr.isatty():
         yield Lines()
         return
@@ -22,6 +31,17 @@ def console() -> Iterator[Bars | Lines]:
         yield bars
     finally:
         bars.finish()
+
+
+@contextmanager
+def waiting(title: str) -> Iterator[None]:
+    """Show on a terminal that something takes its time; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with console() as bars:
+        bars.start(title)
+        yield
 
 
 class Lines:
@@ -53,6 +73,13 @@ class Lines:
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+class Records(Lines):
+    """The same lines in the log of the server."""
+
+    def say(self, line: str) -> None:
+        logs.log.info(line)
 
 
 class Bars:

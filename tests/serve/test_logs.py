@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from tokenizers import Tokenizer
 from serve.bundle import Bundle
 from serve.logs import Lines, Words
 from tests.serve.conftest import completer_for, serving, until, write_bundle
-from tests.serve.process import process
+from tests.serve.process import ROOT, process
 
 CODE = {"prompt": "launch_codes = ", "suffix": "\nfire()", "max_tokens": 5}
 KEY = {"Authorization": "Bearer s3cret"}
@@ -109,6 +110,46 @@ def test_a_template_that_fails_is_logged_without_the_messages(trained: Tokenizer
     ]
     assert "status=500" in lines[-1]
     assert "launch" not in "".join(lines)
+
+
+def command(*words: object) -> subprocess.Popen[str]:
+    """`fimble` as a process of its own, with the scripted model that `process.py` has."""
+    program = """
+import sys
+from serve.backends import native
+from tests.serve.process import load_runner
+from toolchain.cli import main
+if "--scripted" in sys.argv:
+    sys.argv.remove("--scripted")
+    native.load_runner = load_runner
+main()
+"""
+    line = [sys.executable, "-P", "-c", program, *map(str, words)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(line, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, **pipes)
+
+
+def test_every_line_of_a_server_with_a_json_log_is_an_object(bundle: Bundle) -> None:
+    with command("serve", bundle.folder, "--port", 0, "--log-format", "json", "--scripted") as running:
+        assert running.stdout is not None
+        told = json.loads(running.stdout.readline())
+        httpx.post(f"{told['url']}/v1/completions", json=CODE)
+        running.send_signal(signal.SIGTERM)
+        rest, errors = running.communicate(timeout=20)
+    assert (running.returncode, rest) == (0, "")
+    begun, request, stopped = (json.loads(line) for line in errors.splitlines())
+    assert begun["message"] == f"serving tiny at {told['url']}"
+    assert (request["message"], request["status"], stopped["message"]) == ("request", 200, "stopped")
+
+
+def test_what_ends_a_server_with_a_json_log_is_an_object_too(bundle: Bundle, tmp_path: Path) -> None:
+    for folder in (bundle.folder, tmp_path):  # one whose library is empty, and none
+        with command("serve", folder, "--port", 0, "--log-format", "json") as running:
+            out, errors = running.communicate(timeout=60)
+        *_, last = (json.loads(line) for line in errors.splitlines())
+        assert (running.returncode, out, last["level"]) == (2, "", "error")
+        assert str(folder) in last["message"]
+        assert last["next_step"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

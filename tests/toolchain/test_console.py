@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from toolchain.console import console
+from toolchain.console import console, waiting
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
@@ -40,6 +40,17 @@ def test_the_cursor_comes_back_however_the_work_ends(
     text = screen.getvalue()
     assert HIDE in text
     assert text.rindex(SHOW) > text.rindex(HIDE)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_waiting_is_shown_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    screen = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with waiting("reading the prompt"):
+        pass
+    assert ("reading the prompt" in screen.getvalue()) == terminal
+    assert bool(screen.getvalue()) == terminal
 
 
 def test_elsewhere_there_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
