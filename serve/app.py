@@ -72,13 +72,13 @@ class Server:
             "/api/show": ollama.show,
         }
         listing: dict[str, Listing] = {
+            "/info": huggingface.info,
             "/v1/models": openai.models,
             "/api/tags": ollama.tags,
             "/api/ps": ollama.running,
         }
         telling: dict[str, Telling] = {
             "/v1/models/{model:path}": openai.model_card,
-            "/info": huggingface.info,
             "/props": llamacpp.props,
             "/v1/health": tabby.health,
             "/v1beta/server_setting": tabby.server_setting,
@@ -112,8 +112,8 @@ class Server:
         return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, request: Request) -> Response:
-        url, first = str(request.base_url).rstrip("/"), self.models.first
-        return JSONResponse(status(first.completer.bundle, first.description, self.metrics, url))
+        url, first = str(request.base_url).rstrip("/"), self.models.first.completer.bundle
+        return JSONResponse(status([served.description for served in self.models], first, self.metrics, url))
 
     async def described(self, request: Request) -> Response:
         return JSONResponse(describe_api())

@@ -73,6 +73,7 @@ TGI = {
         "return_full_text?": bool,
     },
 }
+INFO = {"model_id": str, "model_dtype": str, "max_total_tokens": int}
 GENERATED = {"generated_text": str, "details?": dict}
 OPENAI = {**SAMPLING, "model?": str, "max_tokens?": COUNT, "stream?": bool}
 COMPLETION = {**OPENAI, "prompt": (str, [int]), "suffix?": str, "stream_options?": {"include_usage?": bool}}
@@ -143,7 +144,7 @@ OPERATIONS: dict[str, Operation] = {
     "POST /models/{model}": Operation("the same, whatever the name", TGI | {"stream?": bool}, [GENERATED], SSE),
     "POST /generate": Operation("TGI's completion", TGI, GENERATED),
     "POST /generate_stream": Operation("TGI's completion, streamed", TGI, stream=SSE),
-    "GET /info": Operation("what TGI tells of itself", reply={"model_id": str, "max_total_tokens": int}),
+    "GET /info": Operation("what TGI tells of itself", reply=INFO | {"models": [INFO]}),
     "POST /v1/completions": Operation(
         "OpenAI's completion; Tabby's with `segments`", (COMPLETION, TABBY), (COMPLETED, TABBY_COMPLETED), SSE
     ),
@@ -175,7 +176,7 @@ OPERATIONS: dict[str, Operation] = {
     "GET /v1beta/server_setting": Operation("Tabby's settings", reply={"disable_client_side_telemetry": bool}),
     "GET /health": Operation("whether it is up", reply={"status": "ok", "model": str}, keyed=False),
     "GET /metrics": Operation("what was counted, for Prometheus", reply=str, media="text/plain"),
-    "GET /status": Operation("the same for the page", reply={"model": dict, "totals": dict, "recent": list}),
+    "GET /status": Operation("the same for the page", reply={"models": [dict], "totals": dict, "recent": list}),
     "HEAD /": Operation("whether it is up", keyed=False),
     "GET /": Operation("the page, for whoever accepts HTML", reply=str, media="text/html", keyed=False),
     "GET /page/{name}": Operation("a part of the page", reply=str, media="*/*", keyed=False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -28,11 +28,14 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def status(bundle: Bundle, model: Mapping[str, Any], metrics: Metrics, url: str) -> dict[str, Any]:
-    """The reply to the page, which reached the server at `url`; `model` is what `describe` gave."""
-    served = Served(url, bundle.params / "tokenizer.json", bundle.spec, bundle.context_size, bundle.name)
+def status(models: Sequence[Mapping[str, Any]], first: Bundle, metrics: Metrics, url: str) -> dict[str, Any]:
+    """The reply to the page, which reached the server at `url`; `models` are what `describe` gave.
+
+    The settings are for the first model, which answers editors that name none.
+    """
+    served = Served(url, first.params / "tokenizer.json", first.spec, first.context_size, first.name)
     return {
-        "model": model,
+        "models": models,
         "totals": metrics.totals(),
         "recent": [asdict(served) for served in metrics.recent],
         "editors": snippets(served),

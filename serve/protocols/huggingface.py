@@ -9,7 +9,7 @@ told, so `id` and `logprob` are 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -59,22 +59,29 @@ def generate_stream(body: Body, model: Model) -> Exchange:
     return _exchange(body, model, streams=True)
 
 
-def info(model: Model) -> dict[str, Any]:
-    """What TGI tells of itself."""
+def info(served: Sequence[Model]) -> dict[str, Any]:
+    """What TGI tells of itself, whose one model is the first; `models`, which TGI's clients pass over, are all."""
     return {
-        "model_id": model.name,
-        "model_sha": model.digest,
-        "model_dtype": model.scheme,
+        **_about(served[0]),
+        "models": [_about(model) for model in served],
         "model_pipeline_tag": "text-generation",
         "max_concurrent_requests": 1,
         "max_best_of": 1,
         "max_stop_sequences": MOST_STOPS,
-        "max_input_tokens": model.context_size - 1,
-        "max_total_tokens": model.context_size,
         "max_new_tokens": MOST_TOKENS,
         "max_client_batch_size": 1,
         "router": "fimble",
         "version": tool_version(),
+    }
+
+
+def _about(model: Model) -> dict[str, Any]:
+    return {
+        "model_id": model.name,
+        "model_sha": model.digest,
+        "model_dtype": model.scheme,
+        "max_input_tokens": model.context_size - 1,
+        "max_total_tokens": model.context_size,
     }
 
 

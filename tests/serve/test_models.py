@@ -61,6 +61,8 @@ def test_all_are_listed(client: httpx.Client) -> None:
     for path in ("/api/tags", "/api/ps"):
         assert [card["name"] for card in client.get(path).json()["models"]] == ["one", "two"]
     assert client.get("/health").json()["models"] == ["one", "two"]
+    assert [model["model_id"] for model in client.get("/info").json()["models"]] == ["one", "two"]
+    assert [model["name"] for model in client.get("/status").json()["models"]] == ["one", "two"]
     assert client.get("/info").json()["model_id"] == client.get("/props").json()["model_alias"] == "one"
 
 

@@ -15,6 +15,7 @@ from serve.bundle import Bundle
 from serve.page.files import TYPES
 from serve.settings import ServeSettings
 from tests.serve.conftest import completer_for, saying, serving
+from tests.serve.test_models import called
 from toolchain.contracts.editors.catalogue import EDITORS
 from toolchain.contracts.editors.served import Served
 
@@ -81,7 +82,7 @@ def test_the_playground_completes_and_nothing_leaves_the_machine(client: httpx.C
     page.locator("#timing", has_text="all after").wait_for(timeout=10_000)
     assert page.locator("#output mark").inner_text() == "a + b"
     page.locator("figcaption", has_text="First token: median").wait_for(timeout=10_000)
-    assert "256 tokens" in page.locator("#model").inner_text()
+    assert "256 tokens" in page.locator("#models").inner_text()
     assert hosts == {"127.0.0.1"}
     assert troubles == []
     shots = os.environ.get("FIMBLE_SCREENSHOTS")
@@ -91,6 +92,21 @@ def test_the_playground_completes_and_nothing_leaves_the_machine(client: httpx.C
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         if shots:
             page.screenshot(path=f"{shots}/{name}.png", full_page=True)
+
+
+def test_each_of_several_models_is_told_and_can_be_tried(bundle: Bundle, browser: Any) -> None:
+    one, two = (called(name, bundle) for name in ("one", "two"))
+    with serving(one, others=[two]) as client:
+        page = browser.new_page()
+        page.goto(str(client.base_url))
+        page.locator("#name", has_text="one, two").wait_for(timeout=10_000)
+        assert page.locator("#models dl").count() == 2
+        page.get_by_label("Model", exact=True).select_option("two")
+        client.post("/v1/completions", json={"prompt": "="})
+        page.locator("figcaption", has_text="First token: median").wait_for(timeout=10_000)  # polled anew
+        page.get_by_role("button", name="Complete").click()
+        page.locator("#timing", has_text="all after").wait_for(timeout=10_000)
+        assert page.locator("#output mark").inner_text() == "two"
 
 
 def test_a_key_is_asked_for_and_kept_in_memory_alone(bundle: Bundle, browser: Any) -> None:

@@ -91,7 +91,7 @@ def test_our_protocols_stand_in_front_of_it(bundle: Bundle) -> None:
             lines = [json.loads(line) for line in reply.iter_lines()]
         assert "".join(line["response"] for line in lines) == "a + b"
         assert client.get("/health").json()["status"] == "ok"
-        assert client.get("/status").json()["model"]["target"] == "upstream"
+        assert client.get("/status").json()["models"][0]["target"] == "upstream"
         assert client.get("/info").json()["model_id"] == "tiny"
 
 

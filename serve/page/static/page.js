@@ -30,17 +30,29 @@ function duration(seconds) {
   return seconds < 1 ? `${(seconds * 1000).toFixed(seconds < 0.01 ? 1 : 0)}\u00a0ms` : `${seconds.toFixed(2)}\u00a0s`;
 }
 
-function showModel(model) {
-  at("name").textContent = model.name;
+function facts(model) {
   const rows = {
-    Family: model.family, Parameters: model.parameters?.toLocaleString("en"), Scheme: model.scheme, Target: model.target,
-    Context: `${model.context_size} tokens`, "FIM order": model.fim_order.toUpperCase(),
+    Name: model.name, Family: model.family, Parameters: model.parameters?.toLocaleString("en"), Scheme: model.scheme,
+    Target: model.target, Context: `${model.context_size} tokens`, "FIM order": model.fim_order.toUpperCase(),
   };
-  at("model").replaceChildren(...Object.entries(rows).map(([name, value]) => {
+  const list = element("dl");
+  list.append(...Object.entries(rows).map(([name, value]) => {
     const row = element("div");
     row.append(element("dt", name), element("dd", value ?? "not said"));
     return row;
   }));
+  return list;
+}
+
+let shownModels = "";
+function showModels(models) {
+  if (JSON.stringify(models) === shownModels) return; // else what is chosen would be lost at every poll
+  shownModels = JSON.stringify(models);
+  const chosen = at("model").value;
+  at("name").textContent = models.map((model) => model.name).join(", ");
+  at("models").replaceChildren(...models.map(facts));
+  at("model").replaceChildren(...models.map((model) => element("option", model.name)));
+  if (models.some((model) => model.name === chosen)) at("model").value = chosen;
 }
 
 function chart(title, values, say, top = 0) {
@@ -106,7 +118,7 @@ async function poll() {
     }
     if (!reply.ok) throw new Error(`status ${reply.status}`);
     const said = await reply.json();
-    showModel(said.model);
+    showModels(said.models);
     showCharts(said.recent);
     showEditors(said.editors);
     const total = (name) => said.totals[name] ?? 0;
@@ -133,7 +145,7 @@ async function complete() {
   const since = () => duration((performance.now() - begun) / 1000);
   let first = null;
   try {
-    const body = { prompt: prefix, suffix, max_tokens: Number(at("tokens").value), stream: true };
+    const body = { model: at("model").value, prompt: prefix, suffix, max_tokens: Number(at("tokens").value), stream: true };
     const reply = await ask("v1/completions", { method: "POST", body: JSON.stringify(body), signal: mine.signal });
     if (!reply.ok) throw new Error((await reply.json()).error.message);
     const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
