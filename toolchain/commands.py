@@ -68,6 +68,7 @@ def _options(
 def up_command(
     sources: Sources,
     base: Annotated[str | None, typer.Option("--base", help="A checkpoint folder, a hub id, or scratch.")] = None,
+    preset: PresetName = None,
     out: Annotated[Path, typer.Option("--out", help="The workspace, where everything is kept.")] = Path(".fimble"),
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve at the end.")] = True,
     as_json: Json = False,
@@ -81,7 +82,16 @@ def up_command(
     from toolchain.pipeline import report, up
     from toolchain.workspace import current_bundle
 
-    tables = read_tables()
+    tables: Mapping[str, Mapping[str, Any]] = read_tables()
+    if preset is not None:
+        named = presets.load(preset)
+        base = presets.base_for(named, base or tables.get("up", {}).get("base"))
+        tables = presets.under(named, tables, flags)
+        if named.count > 1:
+            apart = f"fimble train --preset {named.name} --launcher torchrun --count {named.count}"
+            raise SettingsError(
+                f"the preset {named.name} is for {named.count} GPUs, and up trains on one", f"Use {apart}."
+            )
     serving = choose(ServeSettings, "serve", tables, flags)
     with console(serving.log_format if serve else "text") as progress:
         if serve:
@@ -126,9 +136,7 @@ def train_command(
     launching = choose(LaunchSettings, "launch", {}, flags)
     if preset is not None:
         named = presets.load(preset)
-        if base == "scratch":
-            raise SettingsError("--preset has no effect with --base scratch", "Leave one of them out.")
-        base, tables = base or named.base, presets.under(named, tables, flags)
+        base, tables = presets.base_for(named, base), presets.under(named, tables, flags)
         refuse_alone(named.name, named.count, launching)
     if base is None:
         raise SettingsError("there is no base to train", "Name one with --base, or a --preset.")

@@ -54,6 +54,13 @@ def lacking(preset: Preset, given: Collection[str] = ()) -> list[str]:
     ]
 
 
+def base_for(preset: Preset, named: str | None) -> str:
+    """The base that the user `named`, else the preset's. Raises SettingsError for one that no preset is made for."""
+    if named == "scratch":
+        raise SettingsError("--preset has no effect with the base scratch", "Leave one of them out.")
+    return named or preset.base
+
+
 def under(
     preset: Preset, tables: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]
 ) -> dict[str, Mapping[str, Any]]:
