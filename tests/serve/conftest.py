@@ -21,7 +21,8 @@ from serve.bundle import Bundle, open_bundle
 from serve.completer import Completer
 from serve.engine.engine import Engine
 from serve.settings import ServeSettings
-from tests.serve.scripted import Answer, ScriptedRunner, says
+from tests.serve.asking import ANSWER, KEY, REPLY
+from tests.serve.scripted import Answer, ScriptedRunner, fails, says
 from toolchain.contracts import fim, manifest
 from toolchain.contracts.targets import parse_target
 
@@ -153,6 +154,40 @@ def serving(
         finally:
             server.should_exit = True
             thread.join()
+
+
+@pytest.fixture(scope="module")
+def http(bundle: Bundle) -> Iterator[httpx.Client]:
+    """A client of a server that asks for KEY and says REPLY."""
+    with serving(completer_for(bundle, saying(bundle, REPLY))[0], ServeSettings(api_key=KEY)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def served(bundle: Bundle) -> Iterator[tuple[httpx.Client, ScriptedRunner]]:
+    """A client of a server that asks for no key and says REPLY, and what it computes with."""
+    completer, runner = completer_for(bundle, saying(bundle, REPLY))
+    with serving(completer) as client:
+        yield client, runner
+
+
+@pytest.fixture
+def client(served: tuple[httpx.Client, ScriptedRunner]) -> httpx.Client:
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def talking(chat_bundle: Bundle) -> Iterator[httpx.Client]:
+    """A client of a server that chats, and says ANSWER."""
+    with serving(completer_for(chat_bundle, saying(chat_bundle, ANSWER))[0]) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def failing(bundle: Bundle) -> Iterator[httpx.Client]:
+    """A client of a server whose model fails."""
+    with serving(completer_for(bundle, fails)[0]) as client:
+        yield client
 
 
 def until(condition: Callable[[], bool], seconds: float = 5) -> None:

@@ -9,26 +9,14 @@ import httpx
 import pytest
 
 from serve.bundle import Bundle
-from serve.settings import ServeSettings
-from tests.serve.conftest import completer_for, saying, serving
+from tests.serve.asking import ANSWER, FIM, KEY, MESSAGES, REPLY
 from tests.serve.programs import ClientError, Program, driving, needs_node
-from tests.serve.scripted import fails
 from tests.serve.test_limits import without_room
 
 pytestmark = needs_node
 
-REPLY = "return a + b"
-FIM = "<fim_prefix>def add(a, b):\n    <fim_suffix>\n\nprint(add(1, 2))\n<fim_middle>"
 ASKED: dict[str, Any] = {"inputs": FIM, "parameters": {"max_new_tokens": 32, "temperature": 0.2, "top_p": 0.95}}
-ANSWER = "Use sorted(a).\n"
-CHAT = {"messages": [{"role": "user", "content": "How do I sort a list?"}], "max_tokens": 32}
-KEY = "secret"
-
-
-@pytest.fixture(scope="module")
-def http(bundle: Bundle) -> Iterator[httpx.Client]:
-    with serving(completer_for(bundle, saying(bundle, REPLY))[0], ServeSettings(api_key=KEY)) as client:
-        yield client
+CHAT = {"messages": MESSAGES, "max_tokens": 32}
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +34,8 @@ def test_streams(client: Program) -> None:
     assert "".join(event["choices"][0]["text"] for event in events) == REPLY
 
 
-def test_chat(chat_bundle: Bundle) -> None:
-    with (
-        serving(completer_for(chat_bundle, saying(chat_bundle, ANSWER))[0]) as http,
-        driving("huggingface", str(http.base_url), "unused") as client,
-    ):
+def test_chat(talking: httpx.Client) -> None:
+    with driving("huggingface", str(talking.base_url), "unused") as client:
         assert client.call("chat", CHAT)["choices"][0]["message"]["content"] == ANSWER
         events = client.call("streamChat", CHAT)
         assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == ANSWER
@@ -85,10 +70,9 @@ def test_no_room(bundle: Bundle, call: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["generate", "stream"])
-def test_a_model_that_fails(bundle: Bundle, call: str) -> None:
+def test_a_model_that_fails(failing: httpx.Client, call: str) -> None:
     with (
-        serving(completer_for(bundle, fails)[0]) as http,
-        driving("huggingface", str(http.base_url), "unused") as client,
+        driving("huggingface", str(failing.base_url), "unused") as client,
         pytest.raises(ClientError, match="the server failed"),
     ):
         client.call(call, ASKED)

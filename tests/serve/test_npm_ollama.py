@@ -8,27 +8,17 @@ import httpx
 import pytest
 
 from serve.bundle import Bundle
-from serve.settings import ServeSettings
-from tests.serve.conftest import completer_for, saying, serving, until
+from tests.serve.asking import ANSWER, KEY, MESSAGES, PREFIX, REPLY, SUFFIX
+from tests.serve.conftest import completer_for, serving, until
 from tests.serve.programs import ClientError, Program, driving, needs_node
-from tests.serve.scripted import fails, repeats
+from tests.serve.scripted import repeats
 from tests.serve.test_limits import without_room
 from tests.serve.test_metrics import counted
 
 pytestmark = needs_node
 
-REPLY = "return a + b"
-PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
 ASKED = {"model": "any", "prompt": PREFIX, "suffix": SUFFIX}
-ANSWER = "Use sorted(a).\n"
-CHAT = {"model": "any", "messages": [{"role": "user", "content": "How do I sort a list?"}]}
-KEY = "secret"
-
-
-@pytest.fixture(scope="module")
-def http(bundle: Bundle) -> Iterator[httpx.Client]:
-    with serving(completer_for(bundle, saying(bundle, REPLY))[0], ServeSettings(api_key=KEY)) as client:
-        yield client
+CHAT = {"model": "any", "messages": MESSAGES}
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +39,8 @@ def test_streams(client: Program) -> None:
     assert [piece["done"] for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
 
-def test_chat(chat_bundle: Bundle) -> None:
-    with (
-        serving(completer_for(chat_bundle, saying(chat_bundle, ANSWER))[0]) as http,
-        driving("ollama", str(http.base_url)) as client,
-    ):
+def test_chat(talking: httpx.Client) -> None:
+    with driving("ollama", str(talking.base_url)) as client:
         message = client.call("chat", CHAT)["message"]
         assert (message["role"], message["content"]) == ("assistant", ANSWER)
         pieces = client.call("streamChat", CHAT)
@@ -109,10 +96,9 @@ def test_no_room(bundle: Bundle, call: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["generate", "stream"])
-def test_a_model_that_fails(bundle: Bundle, call: str) -> None:
+def test_a_model_that_fails(failing: httpx.Client, call: str) -> None:
     with (
-        serving(completer_for(bundle, fails)[0]) as http,
-        driving("ollama", str(http.base_url)) as client,
+        driving("ollama", str(failing.base_url)) as client,
         pytest.raises(ClientError, match="the server failed"),
     ):
         client.call(call, ASKED)

@@ -10,29 +10,16 @@ import pytest
 
 from serve.bundle import Bundle
 from serve.settings import ServeSettings
+from tests.serve.asking import ANSWER, FIM, KEY, MESSAGES, PREFIX, REPLY, SUFFIX
 from tests.serve.conftest import completer_for, saying, serving
 from tests.serve.programs import ClientError, Program, driving, needs_node
-from tests.serve.scripted import fails
 from tests.serve.test_limits import without_room
 
 pytestmark = needs_node
 
-REPLY = "return a + b"
-PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
-FIM = f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>"
-ANSWER = "Use sorted(a).\n"
-ASKED = [{"role": "user", "content": "How do I sort a list?"}]
-KEY = "secret"
-
 
 def url(http: httpx.Client) -> str:
     return str(http.base_url.join("/v1"))
-
-
-@pytest.fixture(scope="module")
-def http(bundle: Bundle) -> Iterator[httpx.Client]:
-    with serving(completer_for(bundle, saying(bundle, REPLY))[0], ServeSettings(api_key=KEY)) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +29,8 @@ def client(http: httpx.Client) -> Iterator[Program]:
 
 
 @pytest.fixture(scope="module")
-def chatting(chat_bundle: Bundle) -> Iterator[Program]:
-    with (
-        serving(completer_for(chat_bundle, saying(chat_bundle, ANSWER))[0]) as http,
-        driving("openai", url(http), "unused") as client,
-    ):
+def chatting(talking: httpx.Client) -> Iterator[Program]:
+    with driving("openai", url(talking), "unused") as client:
         yield client
 
 
@@ -67,15 +51,17 @@ def test_streams(client: Program, counted: bool) -> None:
 
 
 def test_chat(chatting: Program) -> None:
-    done = chatting.call("chat", {"model": "any", "messages": ASKED})
+    done = chatting.call("chat", {"model": "any", "messages": MESSAGES})
     assert done["choices"][0]["message"]["content"] == ANSWER
-    *events, last = chatting.call("streamChat", {"model": "any", "messages": ASKED})
+    *events, last = chatting.call("streamChat", {"model": "any", "messages": MESSAGES})
     assert "".join(event["choices"][0]["delta"]["content"] for event in events) == ANSWER
     assert (last["choices"][0]["delta"], last["choices"][0]["finish_reason"]) == ({}, "stop")
 
 
 def test_the_clients_own_helper_puts_a_streamed_chat_together(chatting: Program) -> None:
-    done = chatting.call("helpedChat", {"model": "any", "messages": ASKED, "stream_options": {"include_usage": True}})
+    done = chatting.call(
+        "helpedChat", {"model": "any", "messages": MESSAGES, "stream_options": {"include_usage": True}}
+    )
     message = done["choices"][0]["message"]
     assert (message["role"], message["content"]) == ("assistant", ANSWER)
     assert done["usage"]["completion_tokens"] > 2
@@ -129,8 +115,8 @@ def test_more_at_once_than_one_clients_share(bundle: Bundle) -> None:
     assert sorted(ended) == ["RateLimitError", "done", "done"]
 
 
-def test_a_model_that_fails(bundle: Bundle) -> None:
-    with serving(completer_for(bundle, fails)[0]) as http, driving("openai", url(http), "unused") as client:
+def test_a_model_that_fails(failing: httpx.Client) -> None:
+    with driving("openai", url(failing), "unused") as client:
         for call in ("complete", "stream"):
             with pytest.raises(ClientError, match="the server failed"):
                 client.call(call, {"model": "any", "prompt": "a"})

@@ -14,6 +14,7 @@ import pytest
 
 from serve.bundle import Bundle
 from serve.settings import ServeSettings
+from tests.serve.asking import KEY, PREFIX, REPLY, SUFFIX
 from tests.serve.conftest import completer_for, saying, serving, until
 from tests.serve.programs import MODULES, Program, needs_node, node, running, started
 from tests.serve.test_limits import without_room
@@ -21,10 +22,7 @@ from tests.serve.test_limits import without_room
 pytestmark = needs_node
 
 AGENT = MODULES / "tabby-agent" / "dist" / "cli.js"
-REPLY = "return a + b"
-PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
 ASKED = {"filepath": "add.py", "language": "python", "text": PREFIX + SUFFIX, "position": len(PREFIX), "manually": True}
-KEY = "secret"
 READY = {"event": "statusChanged", "status": "ready"}
 
 

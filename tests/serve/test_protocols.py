@@ -11,12 +11,10 @@ import pytest
 
 from serve.bundle import Bundle
 from tests.serve import llm_ls
+from tests.serve.asking import FIM, PREFIX, REPLY, SUFFIX
 from tests.serve.conftest import completer_for, saying, serving
 from tests.serve.scripted import ScriptedRunner, repeats
 
-REPLY = "return a + b"
-PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
-FIM = f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>"
 # What llm-vscode 0.0.38 sends.
 OLD_PARAMETERS = {
     "max_new_tokens": 60,
@@ -28,18 +26,6 @@ OLD_PARAMETERS = {
 # What llm-vscode 0.2 has in `llm.requestBody`.
 BACKENDS = ["huggingface", "tgi", "openai", "llamacpp", "llamacpp 0.5.3", "ollama"]
 NEW_REQUEST_BODY = {"parameters": {"max_new_tokens": 60, "temperature": 0.2, "top_p": 0.95}}
-
-
-@pytest.fixture(scope="module")
-def served(bundle: Bundle) -> Iterator[tuple[httpx.Client, ScriptedRunner]]:
-    completer, runner = completer_for(bundle, saying(bundle, REPLY))
-    with serving(completer) as client:
-        yield client, runner
-
-
-@pytest.fixture
-def client(served: tuple[httpx.Client, ScriptedRunner]) -> httpx.Client:
-    return served[0]
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,12 @@ import httpx
 import pytest
 
 from serve.bundle import Bundle
+from tests.serve.asking import FIM, REPLY
 from tests.serve.conftest import completer_for, saying, serving
 from tests.serve.scripted import repeats
 
 hub = pytest.importorskip("huggingface_hub", reason="needs Hugging Face's client")
 errors = pytest.importorskip("huggingface_hub.errors")
-
-REPLY = "return a + b"
-PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
-FIM = f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>"
 
 
 @pytest.fixture(scope="module")

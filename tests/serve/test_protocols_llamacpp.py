@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -47,18 +46,6 @@ VIM = {
     "t_max_predict_ms": 1000,
     "response_fields": FIELDS,
 }
-
-
-@pytest.fixture(scope="module")
-def served(bundle: Bundle) -> Iterator[tuple[httpx.Client, ScriptedRunner]]:
-    completer, runner = completer_for(bundle, saying(bundle, REPLY))
-    with serving(completer) as client:
-        yield client, runner
-
-
-@pytest.fixture
-def client(served: tuple[httpx.Client, ScriptedRunner]) -> httpx.Client:
-    return served[0]
 
 
 def test_llama_vim(client: httpx.Client) -> None:

@@ -10,19 +10,16 @@ import httpx
 import pytest
 
 from serve.bundle import Bundle
+from tests.serve.asking import ANSWER, FIM, MESSAGES, PREFIX, REPLY, SUFFIX
 from tests.serve.conftest import completer_for, saying, serving
 from tests.serve.scripted import ScriptedRunner, repeats
 
 ollama = pytest.importorskip("ollama", reason="needs Ollama's client")
 
-REPLY = "return a + b"  # what the model says after it, the line end, is there already
-PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
-FIM = f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>"
-
 
 @pytest.fixture(scope="module")
 def served(bundle: Bundle) -> Iterator[tuple[httpx.Client, ScriptedRunner]]:
-    completer, runner = completer_for(bundle, saying(bundle, REPLY + "\n"))
+    completer, runner = completer_for(bundle, saying(bundle, REPLY + "\n"))  # the line end is there already
     with serving(completer) as client:
         yield client, runner
 
@@ -127,10 +124,6 @@ def test_the_client_tells_what_is_wrong(client: Any) -> None:
         client.chat("any", [{"role": "user", "content": "hello"}])
 
 
-ANSWER = "Use sorted(a).\n"
-ASKED = [{"role": "user", "content": "How do I sort a list?"}]
-
-
 @pytest.fixture(scope="module")
 def chatting(chat_bundle: Bundle) -> Iterator[tuple[Any, ScriptedRunner]]:
     completer, runner = completer_for(chat_bundle, saying(chat_bundle, ANSWER))
@@ -140,7 +133,7 @@ def chatting(chat_bundle: Bundle) -> Iterator[tuple[Any, ScriptedRunner]]:
 
 def test_chat(chatting: tuple[Any, ScriptedRunner], chat_bundle: Bundle) -> None:
     client, runner = chatting
-    reply = client.chat("any", ASKED, options={"num_predict": 32, "temperature": 0})
+    reply = client.chat("any", MESSAGES, options={"num_predict": 32, "temperature": 0})
     assert (reply.message.role, reply.message.content, reply.done_reason, reply.model) == (
         "assistant",
         ANSWER,
@@ -154,7 +147,7 @@ def test_chat(chatting: tuple[Any, ScriptedRunner], chat_bundle: Bundle) -> None
 
 
 def test_chat_streams_unless_told_otherwise(chatting: tuple[Any, ScriptedRunner]) -> None:
-    pieces = list(chatting[0].chat("any", ASKED, stream=True))
+    pieces = list(chatting[0].chat("any", MESSAGES, stream=True))
     assert "".join(piece.message.content for piece in pieces) == ANSWER
     assert {piece.message.role for piece in pieces} == {"assistant"}
     assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
@@ -193,7 +186,7 @@ def test_the_client_tells_what_chat_cannot_do(
 ) -> None:
     for stream in (False, True):
         with pytest.raises(ollama.ResponseError, match=said) as caught:
-            list(chatting[0].chat(**({"model": "any", "messages": ASKED, "stream": stream} | wrong)))
+            list(chatting[0].chat(**({"model": "any", "messages": MESSAGES, "stream": stream} | wrong)))
         assert caught.value.status_code == 422
 
 

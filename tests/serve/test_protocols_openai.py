@@ -11,23 +11,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from serve.bundle import Bundle, open_bundle
-from serve.settings import ServeSettings
+from tests.serve.asking import ANSWER, FIM, KEY, MESSAGES, PREFIX, REPLY, SUFFIX
 from tests.serve.conftest import completer_for, saying, serving, write_bundle
 from tests.serve.scripted import ScriptedRunner, fails, repeats
 
 openai = pytest.importorskip("openai", reason="needs OpenAI's client")
-
-REPLY = "return a + b"
-PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
-FIM = f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>"
-KEY = "secret"
-
-
-@pytest.fixture(scope="module")
-def http(bundle: Bundle) -> Iterator[httpx.Client]:
-    completer = completer_for(bundle, saying(bundle, REPLY))[0]
-    with serving(completer, ServeSettings(api_key=KEY)) as client:
-        yield client
 
 
 def client_of(http: httpx.Client, key: str = KEY) -> Any:
@@ -114,10 +102,6 @@ def test_a_prompt_of_token_ids_is_continued_as_it_is(bundle: Bundle) -> None:
     assert reply["usage"]["prompt_tokens"] == len(ids)
 
 
-ANSWER = "Use sorted(a).\n"
-ASKED = [{"role": "user", "content": "How do I sort a list?"}]
-
-
 @pytest.fixture(scope="module")
 def chatting(chat_bundle: Bundle) -> Iterator[tuple[Any, ScriptedRunner]]:
     completer, runner = completer_for(chat_bundle, saying(chat_bundle, ANSWER))
@@ -140,7 +124,7 @@ def prompt_of(bundle: Bundle, *turns: tuple[str, str]) -> list[int]:
 
 def test_chat(chatting: tuple[Any, ScriptedRunner], chat_bundle: Bundle) -> None:
     client, runner = chatting
-    done = client.chat.completions.create(model="gpt-4o", messages=ASKED, max_completion_tokens=32, temperature=0)
+    done = client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_completion_tokens=32, temperature=0)
     assert (done.object, done.model) == ("chat.completion", "gpt-4o")
     (choice,) = done.choices
     assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", ANSWER, "stop")
@@ -155,7 +139,7 @@ def test_chat(chatting: tuple[Any, ScriptedRunner], chat_bundle: Bundle) -> None
 @pytest.mark.parametrize("counted", [False, True])
 def test_chat_streams(chatting: tuple[Any, ScriptedRunner], counted: bool) -> None:
     options = {"stream_options": {"include_usage": True}} if counted else {}
-    events = list(chatting[0].chat.completions.create(model="any", messages=ASKED, stream=True, **options))
+    events = list(chatting[0].chat.completions.create(model="any", messages=MESSAGES, stream=True, **options))
     usage = events.pop().usage if counted else None
     assert (usage is not None and usage.completion_tokens > 2) == counted
     assert {(event.id, event.object, event.usage) for event in events} == {
@@ -195,12 +179,12 @@ def test_chat_ends_where_it_is_told_to(chat_bundle: Bundle) -> None:
     with serving(completer_for(chat_bundle, repeats(token))[0]) as http:
         ask = client_of(http).chat.completions.create
         for limit in ({"max_tokens": 3}, {"max_completion_tokens": 3}, {"max_tokens": 9, "max_completion_tokens": 3}):
-            done = ask(model="any", messages=ASKED, **limit).choices[0]
+            done = ask(model="any", messages=MESSAGES, **limit).choices[0]
             assert (done.message.content, done.finish_reason) == ("xxx", "length")
-        done = ask(model="any", messages=ASKED, stop="xx", max_tokens=9).choices[0]
+        done = ask(model="any", messages=MESSAGES, stop="xx", max_tokens=9).choices[0]
         assert (done.message.content, done.finish_reason) == ("", "stop")
         # Unless told, it goes on as long as the context has room.
-        usage = ask(model="any", messages=ASKED).usage
+        usage = ask(model="any", messages=MESSAGES).usage
         assert usage.total_tokens == chat_bundle.context_size
 
 
@@ -226,26 +210,26 @@ TOOL = {"type": "function", "function": {"name": "run", "parameters": {}}}
         ("messages[0].role", {"messages": [{"role": "tool", "content": "a", "tool_call_id": "b"}]}),
         ("messages[0].content", {"messages": [{"role": "user", "content": 5}]}),
         ("messages[0].content", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
-        ("messages[1].tool_calls", {"messages": [*ASKED, {"role": "assistant", "tool_calls": [{"id": "a"}]}]}),
+        ("messages[1].tool_calls", {"messages": [*MESSAGES, {"role": "assistant", "tool_calls": [{"id": "a"}]}]}),
     ],
 )
 def test_the_client_tells_what_chat_cannot_do(
     chatting: tuple[Any, ScriptedRunner], name: str, wrong: dict[str, Any], stream: bool
 ) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match=r"leave it out|needed|fit|tools|only text") as caught:
-        chatting[0].chat.completions.create(**({"model": "any", "messages": ASKED, "stream": stream} | wrong))
+        chatting[0].chat.completions.create(**({"model": "any", "messages": MESSAGES, "stream": stream} | wrong))
     assert (caught.value.param, caught.value.type, caught.value.code) == (name, "invalid_request_error", "validation")
 
 
 def test_what_asks_for_no_more_than_text_is_taken(chatting: tuple[Any, ScriptedRunner]) -> None:
     asked = {"tools": [], "response_format": {"type": "text"}, "modalities": ["text"], "frequency_penalty": 0, "n": 1}
-    done = chatting[0].chat.completions.create(model="any", messages=ASKED, **asked)
+    done = chatting[0].chat.completions.create(model="any", messages=MESSAGES, **asked)
     assert done.choices[0].message.content == ANSWER
 
 
 def test_a_model_without_a_template_does_not_chat(client: Any) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match="tiny brings no chat template") as caught:
-        client.chat.completions.create(model="any", messages=ASKED)
+        client.chat.completions.create(model="any", messages=MESSAGES)
     assert (caught.value.param, caught.value.type) == ("model", "invalid_request_error")
 
 
@@ -263,4 +247,4 @@ def test_a_template_that_fails_is_told_before_a_stream(
     bundle = open_bundle(write_bundle(tmp_path / "bad", trained, files={"chat_template.jinja": template}))
     completer = completer_for(bundle, saying(bundle, ANSWER))[0]
     with serving(completer) as http, pytest.raises(kind, match=said):
-        client_of(http).chat.completions.create(model="any", messages=ASKED, stream=stream)
+        client_of(http).chat.completions.create(model="any", messages=MESSAGES, stream=stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,11 +9,9 @@ import pytest
 
 from serve.bundle import Bundle
 from serve.protocols import describe, tabby
-from tests.serve.conftest import completer_for, saying, serving
+from tests.serve.asking import PREFIX, REPLY, SUFFIX
 from tests.serve.scripted import ScriptedRunner
 
-REPLY = "return a + b"
-PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
 BODY = {
     "language": "python",
     "segments": {
@@ -31,18 +28,6 @@ BODY = {
     "user": "me",
 }
 EVENT = {"type": "view", "completion_id": "cmpl-1", "choice_index": 0, "view_id": "view-1", "elapsed": 100}
-
-
-@pytest.fixture(scope="module")
-def served(bundle: Bundle) -> Iterator[tuple[httpx.Client, ScriptedRunner]]:
-    completer, runner = completer_for(bundle, saying(bundle, REPLY))
-    with serving(completer) as client:
-        yield client, runner
-
-
-@pytest.fixture
-def client(served: tuple[httpx.Client, ScriptedRunner]) -> httpx.Client:
-    return served[0]
 
 
 def test_a_completion(served: tuple[httpx.Client, ScriptedRunner]) -> None:

@@ -9,29 +9,19 @@ import httpx
 import pytest
 
 from serve.bundle import Bundle
-from serve.settings import ServeSettings
+from tests.serve.asking import ANSWER, FIM, KEY, REPLY
 from tests.serve.conftest import completer_for, saying, serving
 from tests.serve.programs import ClientError, Program, driving_tgi, needs_tgi
-from tests.serve.scripted import fails, repeats
+from tests.serve.scripted import repeats
 from tests.serve.test_limits import without_room
 
 pytestmark = needs_tgi
 
-REPLY = "return a + b"
-FIM = "<fim_prefix>def add(a, b):\n    <fim_suffix>\n\nprint(add(1, 2))\n<fim_middle>"
-ANSWER = "Use sorted(a).\n"
-KEY = "secret"
 WHOLE, STREAMED = ["generate", "generate_async"], ["stream", "stream_async"]
 
 
 def url(http: httpx.Client) -> str:
     return str(http.base_url).rstrip("/")
-
-
-@pytest.fixture(scope="module")
-def http(bundle: Bundle) -> Iterator[httpx.Client]:
-    with serving(completer_for(bundle, saying(bundle, REPLY))[0], ServeSettings(api_key=KEY)) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +96,8 @@ def test_no_room(bundle: Bundle) -> None:
             assert caught.value.name == "OverloadedError"
 
 
-def test_a_model_that_fails(bundle: Bundle) -> None:
-    with serving(completer_for(bundle, fails)[0]) as http, driving_tgi(url(http), "") as client:
+def test_a_model_that_fails(failing: httpx.Client) -> None:
+    with driving_tgi(url(failing), "") as client:
         for call in WHOLE + STREAMED:
             with pytest.raises(ClientError, match="the server failed"):
                 client.call(call, FIM, {})
