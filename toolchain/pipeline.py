@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.contracts import extras, tvm_package
+from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.manifest import Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.settings import choose
@@ -56,6 +57,11 @@ def up(
     scratch = choose(ScratchSettings, "scratch", tables, {})
     defaults = FOR_SCRATCH if choice.base == "scratch" else {}
     train = choose(TrainSettings, "train", {"train": {**defaults, **tables.get("train", {})}}, flags)
+    if train.objective == "chat":
+        raise SettingsError(
+            "up collects code, and --objective chat learns from dialogues",
+            "Use fimble dialogues, train, merge and compile, one after another.",
+        )
     build = choose(CompileSettings, "compile", tables, flags)
     extras.need(*LIBRARIES)
     tvm_package.find()

@@ -70,7 +70,8 @@ def push(folder: Path, repository: str, public: bool, message: str, progress: Pr
 def card(found: Manifest, ancestry: list[dict[str, Any]]) -> str:
     """The page of an artifact on a hub, as Markdown behind the hub's metadata; a dataset brings its own."""
     facts = found.facts
-    names = ("code", "fill-in-the-middle", "fimble", str(facts.get("family", "")))
+    learnt = "chat" if "chat" in facts else "fill-in-the-middle"
+    names = ("code", learnt, "fimble", str(facts.get("family", "")))
     tags = "".join(f"\n- {name}" for name in names if name)
     lines = [
         f"---\nlibrary_name: {LIBRARIES[found.kind]}\npipeline_tag: text-generation\ntags:{tags}\n---",
@@ -83,7 +84,7 @@ def card(found: Manifest, ancestry: list[dict[str, Any]]) -> str:
     if held_out:
         start, end = held_out["start"], held_out["end"]
         lines += [
-            "## Held-out code",
+            "## Held-out answers" if "chat" in facts else "## Held-out code",
             f"Loss {start['loss']:.3f} → {end['loss']:.3f} nats a token, {start['bits_per_byte']:.3f} → "
             f"{end['bits_per_byte']:.3f} bits a byte, before and after training.",
         ]

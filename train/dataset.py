@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, overload
 
 from toolchain.contracts import manifest
+from toolchain.contracts.chat.format import Message
 from toolchain.contracts.errors import ArtifactError, SettingsError
 from toolchain.contracts.manifest import REMAKE, Manifest
 
@@ -45,6 +47,39 @@ def open_files(dataset: Path, split: Split, cache: Path) -> Any:
 
     Raises ArtifactError when they cannot be read or there are none.
     """
+    rows = _open(dataset, split, cache, COLUMNS)
+    if not any(text for text in rows["content"]):
+        raise ArtifactError(f"the {split} split of {dataset} holds no text", REMAKE)
+    return rows
+
+
+@dataclass(frozen=True)
+class Dialogues(Sequence[Sequence[Message]]):
+    """The dialogues of a split by index, each read when it is asked for."""
+
+    rows: Any
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sequence[Message]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sequence[Message]]: ...
+
+    def __getitem__(self, index: int | slice) -> Sequence[Any]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        return [Message(**message) for message in self.rows[index]["messages"]]
+
+
+def open_dialogues(dataset: Path, split: Split, cache: Path) -> Dialogues:
+    """The dialogues of a split. Raises ArtifactError when they cannot be read or there are none."""
+    return Dialogues(_open(dataset, split, cache, ("messages",)))
+
+
+def _open(dataset: Path, split: Split, cache: Path, columns: Sequence[str]) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
@@ -54,7 +89,7 @@ def open_files(dataset: Path, split: Split, cache: Path) -> Any:
         raise ArtifactError(f"{dataset} has no data/{split}-*.parquet", REMAKE)
     try:
         rows = datasets.load_dataset(
-            "parquet", data_files={split: files}, split=split, columns=list(COLUMNS), cache_dir=str(cache)
+            "parquet", data_files={split: files}, split=split, columns=list(columns), cache_dir=str(cache)
         )
     except Exception as error:  # pyarrow's, fsspec's and datasets' own errors have no common base
         for cause in (error, error.__cause__):
@@ -62,6 +97,6 @@ def open_files(dataset: Path, split: Split, cache: Path) -> Any:
                 raise cause from None
         reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
         raise ArtifactError(f"the {split} split of {dataset} cannot be read ({reason})", REMAKE) from None
-    if not any(text for text in rows["content"]):
-        raise ArtifactError(f"the {split} split of {dataset} holds no text", REMAKE)
+    if not len(rows):
+        raise ArtifactError(f"the {split} split of {dataset} is empty", REMAKE)
     return rows

@@ -16,24 +16,13 @@ from dataclasses import dataclass, replace
 from toolchain.contracts.fim import FimIds, Order
 from train.cuts import Cut, anywhere
 from train.repository import RepositoryContext
+from train.samples import Sample
 from train.tokenization import TextTokenizer
 
 CONTROL_TOKENS = 4
 """Three of FIM and the end of text."""
 SLACK = 12
 """Room for the tokens by which parts encoded apart exceed the chunk as a whole: each cut may split a token."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Token ids that attend to one another and to nothing else."""
-
-    ids: list[int]
-    text_bytes: int
-    order: Order | None
-    """None for plain text."""
-    given: int = 0
-    """How many of the first ids are there to be read only, and not predicted."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +44,14 @@ class Sampler:
         """Tokens of a sequence that are left for the file itself."""
         return self.length - (self.context.tokens if self.context else 0)
 
+    @property
+    def padding(self) -> int:
+        return self.ids.end_of_text
+
+    @property
+    def control(self) -> frozenset[int]:
+        return self.ids.control
+
     def samples(self, text: str, epoch: int, document: int) -> Iterator[Sample]:
         """The samples of one file. Draws depend on the seed and these numbers alone, so a resumed run repeats them."""
         chunks = parts(text, self.tokenizer.starts(text), self.room - CONTROL_TOKENS - SLACK)
@@ -62,7 +59,7 @@ class Sampler:
             draw = random.Random(f"{self.seed}/{epoch}/{document}/{number}")
             for sample in self._of_chunk(chunk, document, number == len(chunks) - 1, draw):
                 given = self.context.before(document, draw) if self.context else []
-                yield replace(sample, ids=[*given, *sample.ids], given=len(given))
+                yield _after(given, sample)
 
     def _of_chunk(self, chunk: str, document: int, last: bool, draw: random.Random) -> Iterator[Sample]:
         if draw.random() < self.fim_rate:
@@ -96,6 +93,14 @@ def parts(text: str, starts: list[int], tokens: int) -> list[str]:
     """
     edges = sorted({0, *starts[tokens::tokens], len(text)})
     return [text[begin:end] for begin, end in itertools.pairwise(edges)]
+
+
+def _after(given: list[int], sample: Sample) -> Sample:
+    """`sample` behind ids that are there to be read only."""
+    if not given:
+        return sample
+    ids = [*given, *sample.ids]
+    return replace(sample, ids=ids, predicted=[[len(given), len(ids)]])
 
 
 def _size(text: str) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.contracts import extras, fim
+from toolchain.contracts import extras
 from toolchain.contracts import settings as contract_settings
+from toolchain.contracts.chat import template
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.manifest import Draft, Kind, Parent
 from toolchain.contracts.progress import Progress
@@ -16,16 +17,17 @@ from toolchain.contracts.settings import check
 from toolchain.contracts.stage import Plan
 from train.bases import Base
 from train.cuts import GRAMMARS
-from train.dataset import CODE, read_manifest
+from train.dataset import CODE, DIALOGUES, read_manifest
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from train.distributed import World
-    from train.fim import Sampler
     from train.loop import Record
+    from train.material import Material
     from train.run_state import RunStates
 
 RECIPE = 1
+HOLDS = {"fim": CODE, "chat": DIALOGUES}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
     The adapter is in PEFT's layout; a checkpoint has the dtype of the base. Raises ArtifactError when `dataset` is not
     a dataset, and SettingsError for layers that the base does not have.
     """
-    parents = (Parent(kind="dataset", digest=read_manifest(dataset, CODE).digest, role="dataset"), base.parent)
+    parents = (
+        Parent(kind="dataset", digest=read_manifest(dataset, HOLDS[settings.objective]).digest, role="dataset"),
+        base.parent,
+    )
     settings.check_layers(base.linear_layers, base.name)
     kind: Kind = "adapter" if settings.adapts else "checkpoint"
     _check(settings, base)
@@ -66,9 +71,11 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
 
 
 def _check(settings: TrainSettings, base: Base) -> None:
-    """Raise MissingExtra or SettingsError for what the settings need and is not there."""
+    """Raise MissingExtra, SettingsError or ArtifactError for what the settings need and is not there."""
     if settings.method == "qlora":
         extras.need("bitsandbytes", "accelerate")
+    if settings.optimizer != "adamw":
+        extras.need("bitsandbytes")
     if settings.cuts == "syntax":
         extras.need("tree_sitter", *(module for module, _ in GRAMMARS.values()))
     if settings.repository_context and base.spec.file_separator is None:
@@ -78,6 +85,10 @@ def _check(settings: TrainSettings, base: Base) -> None:
         )
     most = base.facts.context_size // 2
     check("--repository-context", settings.repository_context, settings.repository_context <= most, f"at most {most}")
+    if settings.objective == "chat":
+        from train import material
+
+        material.chat_sampler(base, settings)
 
 
 def begin(
@@ -91,6 +102,13 @@ def begin(
     from train.run_state import Identity, RunStates
 
     world = distributed.join(models.best_device())
+    if world.size > 1 and settings.optimizer != "adamw":
+        raise SettingsError(
+            f"--optimizer {settings.optimizer} works on whole weights, and {world.size} processes have parts of them",
+            "Use --optimizer adamw, or one process.",
+        )
+    if world.device.type == "mps" and settings.optimizer != "adamw":
+        raise SettingsError(f"--optimizer {settings.optimizer} does not run on Apple's GPUs", "Use --optimizer adamw.")
     parents = {parent.role: parent.digest for parent in plan.parents}
     states = RunStates(work, Identity(plan.key, parents, plan.settings, world.size), world)
     return Job(base, dataset, settings, states, draft, progress, world)
@@ -108,11 +126,12 @@ def train_fully(job: Job) -> None:
     opened = torch.float32 if world.size == 1 else stored
     dtype = models.arithmetic(job.settings.dtype, world.device)
     model = models.open_model(folder, opened, world.device, models.attention_for(world.device, dtype, job.progress))
-    _train(job, model)
+    material = _train(job, model)
     job.draft.facts |= {"family": facts.family, "parameters": facts.parameters, "context_size": facts.context_size}
     weights = models.whole_weights(model.to(stored))
     if world.leads:
         models.write_checkpoint(model, weights, folder, job.draft.path)
+        _write_template(material, job.draft.path)
 
 
 def _fine_tune_adapter(job: Job) -> None:
@@ -131,64 +150,47 @@ def _fine_tune_adapter(job: Job) -> None:
     job.draft.facts["adapted_layers"] = dict(sorted(models.adapted_layers(model, targets).items()))
     model = models.with_adapter(model, settings, targets, base.name)
     first = models.adapter_weights(model) if settings.init == "pissa" else None
-    _train(job, model)
+    material = _train(job, model)
     weights = models.adapter_weights(model)
     if job.world.leads:
         models.write_adapter(model, weights, first, job.draft.path)
+        _write_template(material, job.draft.path)
 
 
-def _train(job: Job, model: Any) -> None:
+def _write_template(material: Material, folder: Path) -> None:
+    if material.template is not None:
+        (folder / template.FILE).write_text(material.template, encoding="utf-8")
+
+
+def _train(job: Job, model: Any) -> Material:
     """Run the loop over the dataset, and note in the draft's facts what came of it."""
-    from train import loop, models, stream
-    from train.dataset import open_files, open_texts
+    from train import loop, material, models, stream
 
-    settings, cache = job.settings, job.states.cache
-    files, held_out_texts = open_files(job.dataset, "train", cache), open_texts(job.dataset, "heldout", cache)
-    texts = files["content"]
-    sampler, measuring = _samplers(job, files)
-    batches = stream.held_out_batches(held_out_texts, measuring, settings.batch_size, settings.evaluate_sequences)
-    steps = steps_for(stream.tokens_in(texts, sampler), sampler.room, settings, job.world.size)
+    base, settings, cache = job.base, job.settings, job.states.cache
+    if settings.objective == "chat":
+        found = material.of_dialogues(base, job.dataset, settings, cache, job.progress)
+    else:
+        found = material.of_code(base, job.dataset, settings, cache)
+    batches = stream.held_out_batches(found.held_out, found.measuring, settings.batch_size, settings.evaluate_sequences)
+    steps = steps_for(found.tokens, found.room, settings, job.world.size)
     if steps < settings.max_steps:
         job.progress.say(f"{steps} steps are {settings.max_epochs:g} passes over the dataset (--max-epochs)")
     if settings.gradient_checkpointing:
         models.recompute_activations(model)
+    if settings.optimizer == "paged_adamw_32bit" and job.world.device.type != "cuda":
+        job.progress.say("optimizer: paged_adamw_32bit pages nothing here, its states are in main memory anyway")
     run = loop.Run(
-        losses=models.losses_of(model, settings, job.base.facts.window, job.world),
-        stream=stream.BatchStream(texts, sampler, settings.batch_size),
-        held_out=loop.HeldOut(batches, sampler.ids.control),
+        losses=models.losses_of(model, settings, base.facts.window, job.world),
+        stream=stream.BatchStream(found.documents, found.sampler, settings.batch_size),
+        held_out=loop.HeldOut(batches, found.sampler.control),
         settings=settings,
         steps=steps,
         states=job.states,
         world=job.world,
         progress=job.progress,
     )
-    job.draft.facts |= _facts(run.train(), job, model)
-
-
-def _samplers(job: Job, files: Any) -> tuple[Sampler, Sampler]:
-    """How the rows `files` become samples to train on, and others samples to measure with."""
-    from train import cuts
-    from train.fim import Sampler
-    from train.repository import RepositoryContext
-    from train.tokenization import open_text_tokenizer
-
-    base, settings = job.base, job.settings
-    length = min(settings.sequence_length, base.facts.context_size)
-    tokenizer = open_text_tokenizer(base.folder, base.spec.control_tokens)
-    ids = fim.resolve(base.spec, tokenizer.tokenizer.token_to_id, where=str(base.folder / "tokenizer.json"))
-    sampler = Sampler(tokenizer, ids, base.spec.orders, length, settings.fim_rate, settings.spm_rate, settings.seed)
-    # Always the same cuts and share of each order, so that runs with other settings can be compared.
-    measuring = replace(sampler, fim_rate=1.0, spm_rate=0.5, seed=0)
-    ways: dict[str, cuts.Cut] = {"random": cuts.anywhere, "lines": cuts.between_lines}
-    cut = ways.get(settings.cuts) or cuts.AroundNodes(list(files["language"]))
-    context = None
-    if settings.repository_context:
-        assert ids.file_separator is not None  # or the plan would have refused
-        repositories, paths, texts = list(files["repository"]), list(files["path"]), files["content"]
-        context = RepositoryContext(
-            repositories, paths, texts, tokenizer, ids.file_separator, settings.repository_context
-        )
-    return replace(sampler, cut=cut, context=context), measuring
+    job.draft.facts |= found.facts | _facts(run.train(), job, model)
+    return found
 
 
 def steps_for(tokens: int, length: int, settings: TrainSettings, processes: int = 1) -> int:
@@ -201,8 +203,6 @@ def _facts(record: Record, job: Job, model: Any) -> dict[str, Any]:
     assert record.best is not None  # every run begins with an evaluation
     return {
         "fim": job.base.spec.to_json(),
-        "fim_rate": job.settings.fim_rate,
-        "spm_rate": job.settings.spm_rate,
         "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         "tokens_seen": record.tokens,
         "steps": record.step,

@@ -1,7 +1,7 @@
 """The training loop, the same for LoRA and for every weight: whatever requires a gradient is trained.
 
-AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), linear warm-up, then a cosine to zero or a constant rate. The
-weights that are kept are those of the best held-out loss. Nothing random is carried from step to step: batches come
+AdamW, linear warm-up, then a cosine to zero or a constant rate. The weights that are kept are those of the best
+held-out loss. Nothing random is carried from step to step: batches come
 from a stream whose place is saved, and dropout draws from the seed and the step's number; so a run that was killed
 and resumed ends with the very weights of an undisturbed one.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from toolchain.contracts.errors import StageError
 from toolchain.contracts.progress import Progress
+from train import optimizer
 from train.distributed import World
 from train.loss import Losses, Score, score
 from train.memory import out_of_memory, peak_memory
@@ -26,8 +27,6 @@ from train.packing import Batch
 from train.run_state import RunStates
 from train.settings import TrainSettings
 from train.stream import BatchStream, Place
-
-BETAS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,7 @@ class Run:
         self.weights: dict[str, Tensor] = {n: p for n, p in self.losses.named_parameters() if p.requires_grad}
         device = self.world.device
         self.held_out = HeldOut([batch.to(device) for batch in self.held_out.batches], self.held_out.control)
-        matrices = [weight for weight in self.weights.values() if weight.ndim > 1]
-        others = [weight for weight in self.weights.values() if weight.ndim <= 1]
-        decay = self.settings.weight_decay
-        groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)
+        self.optimizer = optimizer.make(self.weights, self.settings)
         # Sums of floats depend on how they are split among threads.
         self.record = Record(threads=torch.get_num_threads())
         self.place = self.stream.place()
@@ -131,12 +126,7 @@ class Run:
             self.record = Record.from_json(state["run"])
             self.place = Place.from_json(state["place"])
             self.stream.resume(self.place)
-            for weight in self.weights.values():
-                self.optimizer.state[weight] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=weight.device),
-                    "exp_avg": torch.zeros_like(weight),
-                    "exp_avg_sq": torch.zeros_like(weight),
-                }
+            optimizer.prepare(self.optimizer, self.record.step)
             self.states.load(self._tensors())
             self.progress.say(f"Resuming after step {self.record.step} of {self.steps}")
         torch.set_num_threads(self.record.threads)
@@ -247,10 +237,7 @@ class Run:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Weights and what the optimizer knows of each, by name."""
-        tensors = dict(self.weights)
-        for name, weight in self.weights.items():
-            tensors |= {f"{name}/{part}": value for part, value in self.optimizer.state[weight].items()}
-        return tensors
+        return {**self.weights, **optimizer.states(self.optimizer, self.weights)}
 
     def _take_best(self) -> None:
         best, curve = self.record.best, self.record.curve

@@ -18,7 +18,7 @@ from train.packing import IGNORED, Batch
 
 @dataclass(frozen=True)
 class Score:
-    """How well held-out text is predicted: nats a token, control tokens included, and bits a byte of the text alone.
+    """How well held-out text is predicted: nats a token, control tokens included, and bits a byte of that text alone.
 
     Bits per byte compare models with different tokenizers.
     """
@@ -61,7 +61,7 @@ class Losses(nn.Module):
 
 
 def score(losses: Losses, batches: Sequence[Batch], control: frozenset[int], world: World) -> Score:
-    """The model's score on samples that are all fill-in-the-middle, so that every byte of text is predicted once.
+    """The model's score on samples in which every byte of the text that counts is predicted once.
 
     Every process takes its share of the batches. A sharded model runs in all of them at once, so where there is no
     batch left for some, they run one that does not count.

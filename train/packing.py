@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.fim import Sample
+from train.samples import Sample
 
 IGNORED = -100
 OPEN_ROWS = 16
@@ -123,8 +123,9 @@ def collate(rows: Sequence[Row], padding: int) -> Batch:
             ids[index, begin:end] = torch.tensor(sample.ids)
             positions[index, begin:end] = torch.arange(end - begin)
             samples[index, begin:end] = number
-            first = begin + max(sample.given - 1, 0)
-            targets[index, first : end - 1] = ids[index, first + 1 : end]
+            for first, last in sample.predicted or [[0, len(sample.ids)]]:
+                at = slice(begin + max(first, 1), begin + last)  # nothing stands before the first
+                targets[index, at.start - 1 : at.stop - 1] = ids[index, at]
             begin = end
         # Padding has positions that go on, so that a row of one sample is not taken for a packed one.
         positions[index, begin:] = torch.arange(length - begin) + len(row[-1].ids)

@@ -12,6 +12,9 @@ from toolchain.contracts.settings import at_least, check, flag
 Method = Literal["lora", "qlora", "full"]
 Init = Literal["zero", "pissa"]
 Cuts = Literal["random", "lines", "syntax"]
+Objective = Literal["fim", "chat"]
+ChatTemplateChoice = Literal["auto", "base", "reference"]
+OptimizerName = Literal["adamw", "paged_adamw_32bit", "adamw_8bit"]
 Schedule = Literal["cosine", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -22,11 +25,14 @@ LEARNING_RATES: dict[str, float] = {"lora": 5e-4, "qlora": 5e-4, "full": 5e-5}
 class TrainSettings:
     """The defaults are the reference recipe's for starcoderbase-1b."""
 
+    objective: Objective = "fim"
+    """What is learnt: fim (to complete code, from a dataset of code) or chat (to answer, from one of dialogues)."""
+
     method: Method = "lora"
     """What is trained: lora (an adapter), qlora (one over a base held in 4 bits) or full (every weight)."""
 
     sequence_length: int = 2048
-    """Tokens in a training sequence, never more than the model's context; files are cut into chunks that fit."""
+    """Tokens in a training sequence, never more than the model's context; files and dialogues are cut to fit."""
 
     max_steps: int = 2000
     """Optimizer steps at most."""
@@ -49,6 +55,9 @@ class TrainSettings:
     schedule: Schedule = "cosine"
     """What the learning rate does after the warm-up: cosine (down to zero) or constant."""
 
+    optimizer: OptimizerName = "adamw"
+    """AdamW: adamw, or bitsandbytes' paged_adamw_32bit (states in main memory when a GPU is full) or adamw_8bit."""
+
     weight_decay: float = 0.01
     """AdamW's weight decay, on matrices only."""
 
@@ -66,6 +75,9 @@ class TrainSettings:
 
     repository_context: int = 0
     """Tokens of other files of the same repository before each chunk, for a base that has a file separator."""
+
+    chat_template: ChatTemplateChoice = "auto"
+    """How chats are written: base (its own template), reference (plain-text tags) or auto (base where it has one)."""
 
     lora_rank: int = 8
     """The rank of the adapter's matrices."""
@@ -127,7 +139,16 @@ class TrainSettings:
             check(flag(name), getattr(self, name), getattr(self, name) > 0, "a number above 0")
         rate = self.learning_rate
         check("--learning-rate", rate, rate is None or rate > 0, "a number above 0")
+        self._check_objective()
         self._check_adapter()
+
+    def _check_objective(self) -> None:
+        plain: dict[str, Any] = {"fim_rate": 0.5, "spm_rate": 0.5, "cuts": "random", "repository_context": 0}
+        if self.objective == "fim":
+            plain = {"chat_template": "auto"}
+        for name, default in plain.items():
+            if getattr(self, name) != default:
+                raise SettingsError(f"{flag(name)} has no effect with --objective {self.objective}", "Leave it out.")
 
     def _check_adapter(self) -> None:
         plain = {"lora_target": (), "rslora": False, "dora": False, "init": "zero"}

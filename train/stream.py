@@ -1,4 +1,4 @@
-"""From texts to an endless stream of batches, in an order that the seed decides.
+"""From documents, which are files or dialogues, to an endless stream of batches, in an order that the seed decides.
 
 Every epoch has its own order and its own cuts. Many files are read at a time, a sample of each in turn: otherwise a
 large file fills batch after batch with itself. The stream's place is small (the files being read, and the samples
@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from train.fim import Sample, Sampler
+from train.fim import Sampler
 from train.packing import Batch, Packer, Row, collate
+from train.samples import Sample, SampleSource
 
 HELD_OUT_DRAW = "held-out"
 FILES_AT_A_TIME = 64
@@ -51,8 +52,8 @@ class Place:
 
 
 class BatchStream:
-    def __init__(self, texts: Sequence[str], sampler: Sampler, batch_size: int) -> None:
-        self._texts = texts
+    def __init__(self, documents: Sequence[Any], sampler: SampleSource, batch_size: int) -> None:
+        self._documents = documents
         self._sampler = sampler
         self._batch_size = batch_size
         self._packer = Packer(sampler.length)
@@ -68,7 +69,7 @@ class BatchStream:
             if row := self._packer.add(self._next_sample()):
                 self._ready.append(row)
         rows, self._ready = self._ready[: self._batch_size], self._ready[self._batch_size :]
-        return collate(rows, self._sampler.ids.end_of_text)
+        return collate(rows, self._sampler.padding)
 
     def place(self) -> Place:
         # Samples never change, but rows grow.
@@ -87,7 +88,7 @@ class BatchStream:
     def _next_sample(self) -> Sample:
         """The next sample of the file whose turn it is; a file that has none left makes room for another."""
         while True:
-            if len(self._reading) < min(FILES_AT_A_TIME, len(self._texts)):
+            if len(self._reading) < min(FILES_AT_A_TIME, len(self._documents)):
                 file = self._begin_file()
                 self._reading.append((file, self._samples_of(file)))
                 continue
@@ -102,7 +103,7 @@ class BatchStream:
             return sample
 
     def _samples_of(self, file: Reading) -> Iterator[Sample]:
-        samples = self._sampler.samples(self._texts[file.document], file.epoch, file.document)
+        samples = self._sampler.samples(self._documents[file.document], file.epoch, file.document)
         return itertools.islice(samples, file.taken, None)
 
     def _begin_file(self) -> Reading:
@@ -114,25 +115,24 @@ class BatchStream:
         return Reading(self._epoch, document, 0)
 
     def _order_of(self, epoch: int) -> list[int]:
-        order = list(range(len(self._texts)))
+        order = list(range(len(self._documents)))
         random.Random(f"{self._sampler.seed}/order/{epoch}").shuffle(order)
         return order
 
 
-def held_out_batches(texts: Sequence[str], sampler: Sampler, batch_size: int, rows: int) -> list[Batch]:
+def held_out_batches(documents: Sequence[Any], sampler: SampleSource, batch_size: int, rows: int) -> list[Batch]:
     """The same at most `rows` rows at every call, from files chosen at random but once and for all."""
-    order = list(range(len(texts)))
+    order = list(range(len(documents)))
     random.Random(HELD_OUT_DRAW).shuffle(order)
     packer, closed = Packer(sampler.length), list[Row]()
     for document in order:
-        for sample in sampler.samples(texts[document], 0, document):
+        for sample in sampler.samples(documents[document], 0, document):
             if row := packer.add(sample):
                 closed.append(row)
         if len(closed) >= rows:
             break
     chosen = [*closed, *packer.flush()][:rows]
-    padding = sampler.ids.end_of_text
-    return [collate(chosen[at : at + batch_size], padding) for at in range(0, len(chosen), batch_size)]
+    return [collate(chosen[at : at + batch_size], sampler.padding) for at in range(0, len(chosen), batch_size)]
 
 
 def tokens_in(texts: Sequence[str], sampler: Sampler, files: int = 200) -> int:

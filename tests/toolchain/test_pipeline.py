@@ -51,6 +51,7 @@ def collect_only(source: Path, root: Path) -> None:
         ({"base": "BASE", "target": ["nope"]}, "unknown target 'nope'"),
         ({"base": "WIDE"}, "the head size in config.json is 12"),
         ({"lora_target": ["nope"]}, "no layer of scratch is called nope"),
+        ({"objective": "chat"}, "up collects code, and --objective chat learns from dialogues"),
     ],
 )
 def test_what_a_later_stage_would_refuse_is_refused_before_the_first(

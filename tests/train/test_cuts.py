@@ -16,10 +16,11 @@ from toolchain.contracts.errors import MissingExtra, SettingsError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 from train.cuts import GRAMMARS, AroundNodes, between_lines, parser_of
-from train.fim import Sample, Sampler
+from train.fim import Sampler
 from train.fine_tune import plan_train
 from train.packing import collate
 from train.repository import RepositoryContext
+from train.samples import Sample
 from train.stream import BatchStream
 from train.tokenization import open_text_tokenizer
 
@@ -104,8 +105,11 @@ def test_other_files_of_the_repository_stand_before_a_chunk(sampler: Sampler, co
     seen = set()
     for sample in with_context.samples(TEXTS[0], 0, 0):
         assert len(sample.ids) <= sampler.length
-        assert 0 < sample.given <= context.tokens
-        head = sample.ids[: sample.given]
+        assert sample.predicted is not None
+        ((given, end),) = sample.predicted
+        assert 0 < given <= context.tokens
+        assert end == len(sample.ids)
+        head = sample.ids[:given]
         assert head[0] == head[-1] == SEPARATOR
         files = [[]]  # type: list[list[int]]
         for token in head[1:-1]:
@@ -118,13 +122,13 @@ def test_other_files_of_the_repository_stand_before_a_chunk(sampler: Sampler, co
             seen.add(number)
     assert len(seen) == len(TEXTS) - 2
     # The only file of its repository has nothing before it.
-    assert {sample.given for sample in with_context.samples(TEXTS[-1], 0, len(TEXTS) - 1)} == {0}
+    assert {sample.predicted for sample in with_context.samples(TEXTS[-1], 0, len(TEXTS) - 1)} == {None}
     assert list(with_context.samples(TEXTS[0], 1, 0)) != list(with_context.samples(TEXTS[0], 0, 0))
     assert list(with_context.samples(TEXTS[0], 0, 0)) == list(with_context.samples(TEXTS[0], 0, 0))
 
 
 def test_what_is_given_is_not_predicted(sampler: Sampler, context: RepositoryContext) -> None:
-    sample = Sample([5, 6, 7, 8, 9], 1, None, given=3)
+    sample = Sample([5, 6, 7, 8, 9], 1, None, [[3, 5]])
     batch = collate([[Sample([1, 2], 1, None), sample]], padding=0)
     assert batch.targets.tolist() == [[2, -100, -100, -100, 8, 9, -100]]
     stream = BatchStream(TEXTS, replace(sampler, context=context), 4)

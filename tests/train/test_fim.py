@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.train.tiny import TRAIN, library_texts
 from toolchain.contracts import fim
-from train.fim import Sample, Sampler, parts
+from train.fim import Sampler, parts
+from train.samples import Sample
 from train.tokenization import open_text_tokenizer
 
 pytestmark = pytest.mark.train

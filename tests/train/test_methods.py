@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.train.chatting import write_dialogues
 from tests.train.test_fine_tune import FULL, LORA, same
 from tests.train.tiny import Lines, load, opened
 from toolchain.contracts import manifest
@@ -42,6 +43,9 @@ KILLED = {
     "lora": replace(LORA, max_steps=60, save_every=2),
     "qlora": replace(QLORA, max_steps=60, save_every=2),
     "full": replace(FULL, max_steps=60, save_every=2),
+    "chat": replace(
+        QLORA, objective="chat", optimizer="adamw_8bit", lora_rank=64, max_steps=60, save_every=2, schedule="constant"
+    ),
 }
 IDS = torch.arange(5, 85)[None]
 
@@ -192,6 +196,7 @@ def test_without_bitsandbytes_qlora_is_refused_before_the_work(
 def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
     dataset: Path, base_folder: Path, tmp_path: Path, name: str
 ) -> None:
+    dataset = write_dialogues(tmp_path / "dialogues") if name == "chat" else dataset
     clock = tmp_path / "clock"
 
     def begin(out: Path) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +15,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from tests.compile.families import FAMILIES, VARIANTS, random_model
 from train import cross_entropy
-from train.fim import Sample
 from train.loss import Losses
 from train.packing import OPEN_ROWS, Packer, Row, collate
+from train.samples import Sample
 
 pytestmark = pytest.mark.train
 
@@ -84,10 +85,18 @@ AttentionInterface.register(VARLEN, by_sample)
 AttentionMaskInterface.register(VARLEN, lambda *given, **named: None)
 
 
+SPANS = {0: [[10, 20], [33, 60]], 1: [[0, 4]], 4: [[54, 55]], 5: [[1, 2], [58, 60]]}
+"""What is predicted of some samples, as in dialogues."""
+
+
+@pytest.mark.parametrize("spans", [{}, SPANS], ids=["all", "answers"])
 @pytest.mark.parametrize("flat", [False, True], ids=["masked", "flat"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_packed_loss_and_gradients_are_those_of_separate_samples(name: str, flat: bool) -> None:
+def test_packed_loss_and_gradients_are_those_of_separate_samples(
+    name: str, flat: bool, spans: dict[int, list[list[int]]]
+) -> None:
     samples = random_samples([60, 31, 1, 20, 55, 60, 9])
+    samples = [replace(sample, predicted=spans.get(number)) for number, sample in enumerate(samples)]
     packed = [[samples[:4], samples[4:]]]
     separate = [[[sample]] for sample in samples]
     loss, gradients = loss_and_gradients(name, packed, flat)
@@ -122,6 +131,11 @@ def test_under_flash_attention_packed_losses_are_those_of_separate_samples(name:
         packed = losses(collate([samples[:4], samples[4:]], padding=0).to(torch.device("cuda")))
         apart = [losses(collate([[sample]], padding=0).to(torch.device("cuda"))) for sample in samples]
     assert float((packed - torch.cat(apart)).abs().max()) < 0.05
+
+
+def test_only_what_a_span_holds_is_predicted() -> None:
+    whole, answers = Sample([1, 2, 3, 4, 5], 1), Sample([6, 7, 8, 9], 1, None, [[0, 2], [3, 4]])
+    assert collate([[whole, answers]], padding=0).targets.tolist() == [[2, 3, 4, 5, -100, 7, -100, 9, -100]]
 
 
 def test_a_single_sample_a_row_needs_no_mask() -> None:

@@ -12,6 +12,9 @@ from toolchain.planning.settings import PlanSettings
 LIBRARIES = 750_000_000
 """The device's context, its libraries and their workspaces: a round figure, not a measured one."""
 MOMENTS = 2 * FLOAT32
+MOMENTS_BLOCK = 256
+MOMENTS_8_BITS = 2 * (1 + FLOAT32 / MOMENTS_BLOCK)
+"""As bitsandbytes keeps them: a byte each, and a scale for each block."""
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
 NF4_TABLES = (16 + 256 + 1) * FLOAT32
 
@@ -75,7 +78,7 @@ def terms(
         residual=FLOAT32 if settings.method == "full" else kept,
     )
     return [
-        *_states(model, settings, count, kept),
+        *_states(model, settings, count, kept, on_gpu),
         *_gathered(model, settings, count, number),
         *_kept(run, settings.gradient_checkpointing, count > 1, whole_loss),
         Term("context and libraries", LIBRARIES),
@@ -108,7 +111,7 @@ def unreduced_gradients(model: Architecture) -> int:
     return 2 * model.parameters
 
 
-def _states(model: Architecture, settings: PlanSettings, count: int, kept: int) -> list[Term]:
+def _states(model: Architecture, settings: PlanSettings, count: int, kept: int, on_gpu: bool) -> list[Term]:
     trained = trained_parameters(model, settings) / count
     if settings.method == "full":
         base = [Term("weights, float32", FLOAT32 * trained)]
@@ -117,7 +120,16 @@ def _states(model: Architecture, settings: PlanSettings, count: int, kept: int) 
         stored = whole + (frozen_bytes(model, settings.method, kept) - whole) / count
         name = "weights, NF4 in the blocks" if settings.method == "qlora" else f"weights, {8 * kept} bits"
         base = [Term(name, stored), Term("adapter, float32", FLOAT32 * trained)]
-    return [*base, Term("gradients, float32", FLOAT32 * trained), Term("Adam's moments, float32", MOMENTS * trained)]
+    return [*base, Term("gradients, float32", FLOAT32 * trained), _moments(settings, trained, on_gpu)]
+
+
+def _moments(settings: PlanSettings, trained: float, on_gpu: bool) -> Term:
+    """Adam's moments. Paged ones are on the GPU in a step alone, when the activations are gone."""
+    if settings.optimizer == "adamw_8bit":
+        return Term("Adam's moments, 8 bits", MOMENTS_8_BITS * trained)
+    if settings.optimizer == "paged_adamw_32bit" and on_gpu:
+        return Term(f"Adam's moments, {MOMENTS * trained / 1e9:.2f} GB in main memory", 0)
+    return Term("Adam's moments, float32", MOMENTS * trained)
 
 
 def _gathered(model: Architecture, settings: PlanSettings, count: int, number: int) -> list[Term]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolchain.contracts.settings import at_least, check, flag
-from train.settings import Dtype, Method
+from train.settings import Dtype, Method, OptimizerName
 
 Link = Literal["published", "pcie", "nvlink"]
 
@@ -29,6 +29,9 @@ class PlanSettings:
 
     max_steps: int = 2000
     """Optimizer steps."""
+
+    optimizer: OptimizerName = "adamw"
+    """AdamW: adamw, or bitsandbytes' paged_adamw_32bit (states in main memory when a GPU is full) or adamw_8bit."""
 
     lora_rank: int = 8
     """The rank of the adapter's matrices."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.contracts import manifest, weight_files
+from toolchain.contracts.chat import template
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
@@ -23,7 +24,7 @@ from train.bases import CONFIG, GENERATION_CONFIG, Base, fingerprint
 if TYPE_CHECKING:
     from torch import Tensor
 
-RECIPE = 1
+RECIPE = 2
 
 
 def plan_merge(adapter: Path, base: Base) -> Plan:
@@ -50,6 +51,8 @@ def plan_merge(adapter: Path, base: Base) -> Plan:
         _copy_index(base.folder, draft.path)
         _copy_config(base.folder, draft.path, dtype)
         copy_tokenizer(base.folder, draft.path)
+        if (adapter / template.FILE).is_file():  # what it was taught to chat with, in place of the base's
+            shutil.copyfile(adapter / template.FILE, draft.path / template.FILE)
         draft.facts |= {
             "name": base.name,
             "family": base.facts.family,

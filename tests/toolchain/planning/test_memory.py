@@ -66,6 +66,35 @@ def test_terms_shrink_with_what_they_depend_on() -> None:
 
 
 @pytest.mark.train
+def test_moments_in_8_bits_take_what_they_take_in_bitsandbytes() -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the qlora extra")
+    import torch
+
+    from train import optimizer
+    from train.settings import TrainSettings
+
+    weight = torch.nn.Parameter(torch.zeros(512, 300))
+    made = optimizer.make({"w": weight}, TrainSettings(optimizer="adamw_8bit"))
+    optimizer.prepare(made, 0)
+    states = optimizer.states(made, {"w": weight})
+    taken = sum(value.numel() * value.element_size() for name, value in states.items() if "qmap" not in name)
+    assert taken == memory.MOMENTS_8_BITS * weight.numel()
+
+
+def test_paged_moments_are_counted_where_nothing_pages_them() -> None:
+    model = models.read("bigcode/starcoderbase-1b")
+
+    def moments(optimizer: str, on_gpu: bool) -> float:
+        settings = PlanSettings(optimizer=optimizer)  # type: ignore[arg-type]
+        (term,) = (p for p in memory.terms(model, settings, 1, on_gpu, 4) if p.name.startswith("Adam's moments"))
+        return term.bytes
+
+    assert moments("paged_adamw_32bit", on_gpu=True) == 0
+    assert moments("paged_adamw_32bit", on_gpu=False) == moments("adamw", on_gpu=True) > 0
+    assert moments("adamw_8bit", on_gpu=True) < 0.26 * moments("adamw", on_gpu=True)
+
+
+@pytest.mark.train
 @pytest.mark.parametrize("base", models.known())
 def test_parameters_beside_the_models_of_transformers_on_the_meta_device(base: str) -> None:
     pytest.importorskip("peft", reason="needs the train extra")

@@ -13,6 +13,7 @@ Control tokens are those that the tokenizer calls special, and FIM's. Others tha
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from toolchain.contracts.tokenizer import clean
@@ -40,6 +41,10 @@ class ControlTokens:
         self._heads = tuple({name[at:] for name in names for at in range(1, len(name))})
         self._tails = tuple({name[:at] for name in names for at in range(1, len(name))})
 
+    @property
+    def ids(self) -> frozenset[int]:
+        return frozenset(self._ids.values())
+
     def mark(self, text: str) -> str:
         """`text` of a message, so that nothing of it can become a control token."""
         text = self._typed.sub(lambda found: "".join(one + MARK for one in found[0]), text.replace(MARK, "\ufffd"))
@@ -60,6 +65,10 @@ class ControlTokens:
             ids.append(self._ids[found[0].strip()])
             at = found.end()
         return ids + self._encode_text(rendered[at:])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
 
     def _encode_text(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(clean(text.replace(MARK, "")), add_special_tokens=False).ids
