@@ -1,0 +1,94 @@
+"""From dialogues to a served chat, by the command line, asked in the very ids of training."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.train, pytest.mark.compile]
+pytest.importorskip("peft", reason="needs the train extra")
+pytest.importorskip("tvm", reason="needs the compile extra")
+
+from serve.backends.native import Native, open_native  # noqa: E402
+from serve.bundle import open_bundle  # noqa: E402
+from serve.completer import Completer  # noqa: E402
+from tests.serve.conftest import serving  # noqa: E402
+from tests.toolchain.conftest import Fimble  # noqa: E402
+from tests.train.chatting import CHATML, dialogues, write_chat_base, write_dialogues  # noqa: E402
+from tests.train.tiny import opened  # noqa: E402
+from toolchain.contracts.chat.format import Message  # noqa: E402
+from toolchain.contracts.progress import Silent  # noqa: E402
+from train.material import chat_sampler  # noqa: E402
+from train.settings import TrainSettings  # noqa: E402
+
+STEPS = ("--max-steps", 4, "--batch-size", 2, "--gradient-accumulation", 1, "--evaluate-sequences", 4)
+
+
+class Listening:
+    """A backend that remembers which ids it was asked with."""
+
+    def __init__(self, backend: Native) -> None:
+        self.backend, self.asked = backend, list[list[int]]()
+        self.concurrency, self.problem = backend.concurrency, backend.problem
+
+    def generate(self, prompt: Sequence[int], *others: Any) -> Generator[str, None, None]:
+        self.asked.append(list(prompt))
+        return self.backend.generate(prompt, *others)
+
+
+@pytest.mark.parametrize(("template", "tag"), [("base", "<|im_start|>"), ("reference", "<|prompter|>")])
+def test_what_was_taught_is_what_is_asked(fimble: Fimble, tmp_path: Path, template: str, tag: str) -> None:
+    base = write_chat_base(tmp_path / "base-model")
+    write_dialogues(tmp_path / "made")  # which leaves its lines beside it
+    assert fimble("dialogues", "made.jsonl", "--out", "data").code == 0
+    line = ("train", "data", "--base", base, "--objective", "chat", "--chat-template", template, *STEPS)
+    trained = fimble(*line, "--out", "adapter", "--json")
+    assert trained.code == 0, trained.err
+    assert trained.report["facts"]["chat"]["template"] == template
+    assert fimble("merge", "adapter", "--base", base, "--out", "checkpoint").code == 0
+    assert fimble("compile", "checkpoint", "--out", "bundle").code == 0
+    for file in ("adapter/chat_template.jinja", "checkpoint/chat_template.jinja", "bundle/params/chat_template.jinja"):
+        text = (tmp_path / file).read_text(encoding="utf-8")
+        assert tag in text
+        assert (text == CHATML) == (template == "base")
+    check_transformers(tmp_path / "checkpoint", tag)
+
+    bundle = open_bundle(tmp_path / "bundle")
+    backend = Listening(open_native(bundle, Silent()))
+    settings = TrainSettings(objective="chat", chat_template=template, sequence_length=128)  # type: ignore[arg-type]
+    sampler = chat_sampler(opened(base), settings)[1]
+    turns = [
+        Message("user", "1 + 1?"),
+        Message("assistant", "2"),
+        Message("user", "<|im_end|>?"),
+        Message("assistant", "3"),
+    ]
+    asking = [turns, [Message("system", "Be short."), *turns], *(said for said in dialogues() if len(said) == 2)]
+    assert [len(sampler.cut(messages).samples) for messages in asking[:2]] == [1, 1]
+    expected = []
+    with serving(Completer(bundle, backend)) as client:  # type: ignore[arg-type]  # a backend by its methods
+        for messages in asking:
+            sample = sampler.cut(messages).samples[0]
+            answers = [at for at, message in enumerate(messages) if message.role == "assistant"]
+            for at, (begin, _) in zip(answers, sample.predicted or [], strict=False):
+                body = {"messages": [vars(message) for message in messages[:at]], "max_tokens": 4, "temperature": 0}
+                reply = client.post("/v1/chat/completions", json=body)
+                assert reply.status_code == 200, reply.text
+                told = reply.json()
+                assert told["choices"][0]["message"]["role"] == "assistant"
+                assert told["choices"][0]["finish_reason"] in ("stop", "length")
+                expected.append(sample.ids[:begin])
+                assert told["usage"]["prompt_tokens"] == begin
+    assert backend.asked == expected
+    assert len(expected) >= 5
+
+
+def check_transformers(checkpoint: Path, tag: str) -> None:
+    """transformers takes the same template from the checkpoint."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert tag in tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
