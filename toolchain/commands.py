@@ -86,7 +86,7 @@ def up_command(
     if preset is not None:
         named = presets.load(preset)
         base = presets.base_for(named, base or tables.get("up", {}).get("base"))
-        tables = presets.under(named, tables, flags)
+        tables = presets.under(named, tables)
         if named.count > 1:
             apart = f"fimble train --preset {named.name} --launcher torchrun --count {named.count}"
             raise SettingsError(
@@ -136,7 +136,7 @@ def train_command(
     launching = choose(LaunchSettings, "launch", {}, flags)
     if preset is not None:
         named = presets.load(preset)
-        base, tables = presets.base_for(named, base), presets.under(named, tables, flags)
+        base, tables = presets.base_for(named, base), presets.under(named, tables)
         refuse_alone(named.name, named.count, launching)
     if base is None:
         raise SettingsError("there is no base to train", "Name one with --base, or a --preset.")

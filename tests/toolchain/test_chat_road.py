@@ -44,7 +44,8 @@ def test_what_was_taught_is_what_is_asked(fimble: Fimble, tmp_path: Path, templa
     base = write_chat_base(tmp_path / "base-model")
     write_dialogues(tmp_path / "made")  # which leaves its lines beside it
     assert fimble("dialogues", "made.jsonl", "--out", "data").code == 0
-    line = ("train", "data", "--base", base, "--objective", "chat", "--chat-template", template, *STEPS)
+    recipe = ("--objective", "chat") if template == "base" else ("--preset", "starcoderplus-chat-qlora")
+    line = ("train", "data", "--base", base, *recipe, "--chat-template", template, *STEPS)
     trained = fimble(*line, "--out", "adapter", "--json")
     assert trained.code == 0, trained.err
     assert trained.report["facts"]["chat"]["template"] == template

@@ -1,4 +1,4 @@
-"""Presets: the reference's values, under what the user sets, and refused where `fimble train` lacks something."""
+"""Presets: the reference's values, under what the user sets."""
 
 from __future__ import annotations
 
@@ -61,37 +61,25 @@ def test_a_preset_has_the_published_values(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_what_a_preset_asks_for_is_taken_or_named_as_lacking(name: str) -> None:
+def test_what_a_preset_asks_for_is_taken(name: str) -> None:
     preset = presets.load(name)
     assert preset.about
     assert preset.source
-    if missing := presets.lacking(preset):
-        with pytest.raises(SettingsError) as caught:
-            presets.under(preset, {}, {})
-        assert all(phrase in caught.value.message for phrase in missing)
-        return
-    made = dataclasses.asdict(choose(TrainSettings, "train", presets.under(preset, {}, {}), {}))
+    made = dataclasses.asdict(choose(TrainSettings, "train", presets.under(preset, {}), {}))
     assert made == {**made, **preset.train}
 
 
 def test_flags_come_before_the_file_the_file_before_the_preset_and_the_preset_before_the_defaults() -> None:
     tables = {"train": {"max-steps": 7, "lora-rank": 4}, "serve": {"port": 80}}
     flags = {"max_steps": 3, "lora_alpha": None}
-    under = presets.under(presets.load("qwen2.5-coder-1.5b-lora"), tables, flags)
+    under = presets.under(presets.load("qwen2.5-coder-1.5b-lora"), tables)
     made = choose(TrainSettings, "train", under, flags)
     assert (made.max_steps, made.lora_rank, made.learning_rate, made.seed) == (3, 4, 2e-4, TrainSettings().seed)
     assert under["serve"] == {"port": 80}
 
 
-def test_a_preset_is_refused_only_for_what_is_left_of_it() -> None:
-    lacking = presets.Preset("x", "", "", "base", "gpu", {"method": "by-magic", "batch_size": 3})
-    assert presets.lacking(lacking) == ["method by-magic"]
-    assert presets.under(lacking, {}, {"method": "lora"})["train"]["batch_size"] == 3
-
-
 def test_a_preset_for_several_gpus_does_not_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = presets.load("starcoder-full-fsdp-8xa100-80gb")
-    assert presets.lacking(wide) == []
     with pytest.raises(SettingsError, match=r"is for 8 GPUs.*--launcher torchrun --count 8"):
         refuse_alone(wide.name, wide.count, LaunchSettings())
     refuse_alone(wide.name, wide.count, LaunchSettings(launcher="torchrun", count=4))

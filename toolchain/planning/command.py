@@ -12,7 +12,6 @@ from toolchain.contracts.settings import choose, field_types
 from toolchain.planning import gpus, lines, machine, models, plan, published
 from toolchain.planning.plan import Machine
 from toolchain.planning.settings import MachineSettings, PlanSettings
-from train import presets
 from train.presets import Preset
 
 Told = tuple[dict[str, Any], list[str]]
@@ -46,12 +45,8 @@ def run(
         return {"machine": asdict(where), "bases": rows}, lines.of_machine(where, fits)
     made = plan.predict(base, models.read(base), settings, where)
     facts, shown = plan.to_json(made), lines.of_plan(made)
-    if preset is not None:
-        lacking = presets.lacking(preset)
-        facts["lacking"] = lacking
-        shown += [f"fimble train does not have yet: {', '.join(lacking)}"] if lacking else []
-        if preset.name in published.RUNS:
-            shown += _published(preset)
+    if preset is not None and preset.name in published.RUNS:
+        shown += _published(preset)
     return facts, shown
 
 
