@@ -50,12 +50,10 @@ test: lint clients-or-not
 test-slow: clients-or-not
 	$(VENV)/bin/python -P -m pytest -m slow
 
-# On a machine with a GPU: the same logits as the processor's, and speed beside what its memory allows.
+# On a machine with a GPU: every check that needs one, and gpu-check.json with what became of each.
 TARGET ?= cuda
 gpu-check: $(STAMP)
-	$(VENV)/bin/python -P -m pytest -m gpu
-	$(VENV)/bin/python -P -m benchmarks.gpu --target $(TARGET)
-	$(VENV)/bin/python -P -m benchmarks.gpu --target $(TARGET) --starcoder
+	$(VENV)/bin/python -P -m benchmarks.gpu_check --target $(TARGET)
 
 clean:
 	rm -rf $(VENV) $(dir $(NPM))

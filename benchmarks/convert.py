@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         folder = Path(name)
         source = folder / "checkpoint"
-        write_checkpoint(source, facts, chosen.sparse)
+        write_checkpoint(source, facts, "holes" if chosen.sparse else "noise")
         given = folder_bytes(source)
         taken = int(given * bits_per_weight(scheme) / 16)
         before = anonymous_bytes()

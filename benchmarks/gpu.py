@@ -5,7 +5,7 @@ weights. The limit is what a kernel that only copies moves each second, measured
 of weights that a token reads. With `--target cpu` there is no limit to print, and it shows that the script works.
 
     python -P -m benchmarks.gpu --target cuda [--arch sm_80,sm_90] [--starcoder] [--layers N] [--scheme q4f16_1]
-                                [--context 512] [--tokens 64] [--rounds 5]
+                                [--context 512] [--tokens 64] [--rounds 5] [--work DIR]
 """
 
 from __future__ import annotations
@@ -44,19 +44,21 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", help="where to write; the system's temporary folder unless given")
     chosen = parser.parse_args()
     shape = STARCODER if chosen.starcoder else ONE_BILLION
     facts = architectures.from_config(shape | ({"n_layer": chosen.layers} if chosen.layers else {}))
     target = parse_target(chosen.target)
     if target.device == "cuda":
         target = replace(target, archs=tuple(chosen.arch.split(",")))
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=chosen.work) as name:
         runner, read_bytes = open_runner(Path(name), facts, target, chosen.scheme)
         figures = measure(runner, chosen.context, chosen.tokens, chosen.rounds)
+    settings = {name: value for name, value in vars(chosen).items() if name != "work"}
     limit = copied_bytes_per_second(target) if target.device != "cpu" else None
     report = {
         "machine": machine(),
-        "settings": {"model": f"gpt_bigcode, {facts.parameters / 1e9:.1f}B weights", **vars(chosen)},
+        "settings": {"model": f"gpt_bigcode, {facts.parameters / 1e9:.1f}B weights", **settings},
         "baseline": "memory bandwidth of a copying kernel over the bytes of weights that a token reads",
         "tokens_per_second": figures,
         "weights_read_per_token_megabytes": round(read_bytes / 1e6, 1),
@@ -73,7 +75,7 @@ def main() -> None:
 def open_runner(folder: Path, facts: Architecture, target: Target, name: str) -> tuple[Any, int]:
     """A runner with random weights, and the bytes of weights that one token reads: all but the embedding tables."""
     scheme, params = parse_scheme(name), folder / "params"
-    write_checkpoint(folder / "checkpoint", facts, sparse=False)
+    write_checkpoint(folder / "checkpoint", facts, "noise")
     params.mkdir()
     weights.convert(folder / "checkpoint", facts, scheme, params, Silent())
     out = folder / f"library.{target.extension}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -26,8 +25,7 @@ CONFIG = COMMON | {"vocab_size": 4096, "n_positions": 1024, "n_embd": 128, "n_la
 def small_bundle(folder: Path) -> Path:
     """A bundle of the model in `folder`, with a tokenizer of this repository's code."""
     checkpoint, bundle = folder / "checkpoint", folder / "bundle"
-    write_checkpoint(checkpoint, architectures.from_config(CONFIG), sparse=False)
-    (checkpoint / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    write_checkpoint(checkpoint, architectures.from_config(CONFIG), "noise")
     _tokenizer().save(str(checkpoint / "tokenizer.json"))
     parent = Parent(kind="checkpoint", digest="0" * 64)
     execute(plan_compile(checkpoint, parent, CompileSettings(name="small")), bundle, Silent())

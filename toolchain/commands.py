@@ -29,10 +29,11 @@ from toolchain.setup_commands import editor_command, service_command
 from train import presets
 from train.data.settings import CollectSettings
 from train.launch import LaunchSettings
+from train.running import RunSettings
 from train.settings import ScratchSettings, TrainSettings
 
 if TYPE_CHECKING:
-    pass
+    from toolchain.contracts.stage import Plan
 
 app = typer.Typer(
     help="From your repositories to a code copilot that runs on your own machine.",
@@ -64,7 +65,7 @@ def _options(
 
 
 @app.command("up")
-@with_options(CollectSettings, TrainSettings, CompileSettings, ServeSettings)
+@with_options(CollectSettings, TrainSettings, RunSettings, CompileSettings, ServeSettings)
 def up_command(
     sources: Sources,
     base: Annotated[str | None, typer.Option("--base", help="A checkpoint folder, a hub id, or scratch.")] = None,
@@ -115,7 +116,7 @@ app.command("dialogues")(dialogues_command)
 
 
 @app.command("train")
-@with_options(TrainSettings, LaunchSettings)
+@with_options(TrainSettings, LaunchSettings, RunSettings)
 def train_command(
     dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
     out: Out,
@@ -133,7 +134,7 @@ def train_command(
     from train.scratch import plan_scratch
 
     tables: Mapping[str, Mapping[str, Any]] = read_tables()
-    launching = choose(LaunchSettings, "launch", {}, flags)
+    launching, running = choose(LaunchSettings, "launch", {}, flags), choose(RunSettings, "run", {}, flags)
     if preset is not None:
         named = presets.load(preset)
         base, tables = presets.base_for(named, base), presets.under(named, tables)
@@ -141,21 +142,25 @@ def train_command(
     if base is None:
         raise SettingsError("there is no base to train", "Name one with --base, or a --preset.")
     if base == "scratch":
-        known = settings.field_types(ScratchSettings)
+        known, here = settings.field_types(ScratchSettings), settings.field_types(RunSettings)
         for name, value in flags.items():
-            if value is not None and name not in known:
+            if value is not None and name not in {*known, *here}:
                 unused = f"{settings.flag(name)} has no effect with --base scratch"
                 raise SettingsError(unused, f"Leave it out; [scratch] of {settings.FILE} has: {', '.join(known)}.")
         scratch = choose(ScratchSettings, "scratch", tables, flags)
-        execute_plan(lambda progress: plan_scratch(dataset, scratch), out, as_json)
+        execute_plan(lambda progress: plan_scratch(dataset, scratch, running), out, as_json)
         return
     opened, chosen = base, choose(TrainSettings, "train", tables, flags)
+
+    def planned() -> Plan:
+        return plan_train(dataset, open_base(opened, inputs_cache()), chosen, running)
+
     if launching.launcher != "local":
         started(launching, out, as_json)
     elif follows():
-        follow(plan_train(dataset, open_base(opened, inputs_cache()), chosen), out)
+        follow(planned(), out)
     else:
-        execute_plan(lambda progress: plan_train(dataset, open_base(opened, inputs_cache()), chosen), out, as_json)
+        execute_plan(lambda progress: planned(), out, as_json)
 
 
 app.command("plan")(plan_command)

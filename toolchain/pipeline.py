@@ -20,6 +20,7 @@ from toolchain.workspace import Step, Workspace, hold, point_at
 if TYPE_CHECKING:
     from compile.settings import CompileSettings
     from train.bases import Base
+    from train.running import RunSettings
     from train.settings import TrainSettings
 
 LIBRARIES = ("datasets", "peft", "safetensors", "torch", "transformers")
@@ -49,6 +50,7 @@ def up(
     from train.bases import open_base
     from train.data.collect import plan as plan_collect
     from train.data.settings import CollectSettings
+    from train.running import RunSettings
     from train.scratch import plan_scratch
     from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
 
@@ -62,6 +64,7 @@ def up(
             "up collects code, and --objective chat learns from dialogues",
             "Use fimble dialogues, train, merge and compile, one after another.",
         )
+    running = choose(RunSettings, "run", {}, flags)
     build = choose(CompileSettings, "compile", tables, flags)
     extras.need(*LIBRARIES)
     tvm_package.find()
@@ -71,8 +74,8 @@ def up(
         base = _existing_base(choice.base, train, build, cache)
         dataset = workspace.run("collect", lambda: collecting).folder
         if base is None:
-            base = open_base(str(workspace.run("base", lambda: plan_scratch(dataset, scratch)).folder), cache)
-        tuned = _fine_tune(workspace, dataset, base, train)
+            base = open_base(str(workspace.run("base", lambda: plan_scratch(dataset, scratch, running)).folder), cache)
+        tuned = _fine_tune(workspace, dataset, base, train, running)
         parent = Parent(kind="checkpoint", digest=tuned.manifest.digest)
         bundle = workspace.run("compile", lambda: plan_compile(tuned.folder, parent, build))
         point_at(root, bundle.folder)
@@ -104,12 +107,12 @@ def _existing_base(name: str, train: TrainSettings, build: CompileSettings, cach
     return base
 
 
-def _fine_tune(workspace: Workspace, dataset: Path, base: Base, settings: TrainSettings) -> Step:
+def _fine_tune(workspace: Workspace, dataset: Path, base: Base, settings: TrainSettings, running: RunSettings) -> Step:
     """Train, and merge unless training gave a whole checkpoint."""
     from train.adapters.merge import plan_merge
     from train.fine_tune import plan_train
 
-    tuned = workspace.run("train", lambda: plan_train(dataset, base, settings))
+    tuned = workspace.run("train", lambda: plan_train(dataset, base, settings, running))
     if tuned.manifest.kind == "adapter":
         return workspace.run("merge", lambda: plan_merge(tuned.folder, base))
     return tuned

@@ -18,6 +18,7 @@ from toolchain.contracts.stage import Plan
 from train.bases import Base
 from train.cuts import GRAMMARS
 from train.dataset import CODE, DIALOGUES, read_manifest
+from train.running import HERE, RunSettings
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Job:
     world: World
 
 
-def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
+def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunSettings = HERE) -> Plan:
     """Fine-tune `base` on `dataset`.
 
     The adapter is in PEFT's layout; a checkpoint has the dtype of the base. Raises ArtifactError when `dataset` is not
@@ -59,7 +60,7 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings) -> Plan:
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        job = begin(base, dataset, settings, plan, draft, work, progress)
+        job = begin(base, dataset, settings, running, plan, draft, work, progress)
         draft.facts |= {"name": base.name, "method": settings.method}
         if settings.adapts:
             _fine_tune_adapter(job)
@@ -92,16 +93,23 @@ def _check(settings: TrainSettings, base: Base) -> None:
 
 
 def begin(
-    base: Base, dataset: Path, settings: TrainSettings, plan: Plan, draft: Draft, work: Path, progress: Progress
+    base: Base,
+    dataset: Path,
+    settings: TrainSettings,
+    running: RunSettings,
+    plan: Plan,
+    draft: Draft,
+    work: Path,
+    progress: Progress,
 ) -> Job:
     """The job of `plan`, with the states of its run in the folder `work`, among the processes that work on it.
 
-    Raises SettingsError when a run of something else was interrupted in `work`.
+    Raises SettingsError for a device that is not there, and when a run of something else was interrupted in `work`.
     """
     from train import distributed, models
     from train.run_state import Identity, RunStates
 
-    world = distributed.join(models.best_device())
+    world = distributed.join(models.device(running.device))
     if world.size > 1 and settings.optimizer != "adamw":
         raise SettingsError(
             f"--optimizer {settings.optimizer} works on whole weights, and {world.size} processes have parts of them",

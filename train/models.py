@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from toolchain.contracts import weight_files
-from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.errors import ArtifactError, SettingsError
 from toolchain.contracts.progress import Progress
 from train import distributed
 from train.adapters import peft_folder, pissa
 from train.bases import TOKENIZER_FILES
 from train.distributed import World
 from train.loss import Losses
+from train.running import Device
 from train.settings import Dtype, TrainSettings
 
 SHARD_BYTES = 4 << 30
@@ -31,9 +32,16 @@ AGAIN = "Fetch the checkpoint again, or remove it and make it again."
 
 
 def best_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return device("auto")
+
+
+def device(wanted: Device) -> torch.device:
+    """The device to train on. Raises SettingsError for one that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [name for name, is_there in there.items() if is_there]
+    if wanted != "auto" and wanted not in found:
+        raise SettingsError(f"--device {wanted}: PyTorch finds none here", f"It finds: {', '.join(found)}.")
+    return torch.device(found[0] if wanted == "auto" else wanted)
 
 
 def arithmetic(wanted: Dtype, device: torch.device) -> torch.dtype:

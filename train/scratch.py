@@ -18,6 +18,7 @@ from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
 from train.bases import open_base
 from train.dataset import CODE, read_manifest
+from train.running import HERE, RunSettings
 from train.settings import ScratchSettings
 
 RECIPE = 1
@@ -28,7 +29,7 @@ TOKENIZER_CHARACTERS = 20_000_000
 """Text enough for a small vocabulary; more would only take time."""
 
 
-def plan_scratch(dataset: Path, settings: ScratchSettings) -> Plan:
+def plan_scratch(dataset: Path, settings: ScratchSettings, running: RunSettings = HERE) -> Plan:
     """A checkpoint in float32, trained from random weights on `dataset` with the FIM objective."""
     parents = (Parent(kind="dataset", digest=read_manifest(dataset, CODE).digest, role="dataset"),)
     plain = contract_settings.to_json(settings)
@@ -46,7 +47,7 @@ def plan_scratch(dataset: Path, settings: ScratchSettings) -> Plan:
         base = open_base(str(seedling), cache)
         progress.say(f"{base.facts.parameters / 1e6:.1f} million parameters, {base.facts.vocab_size} tokens")
         draft.facts |= {"name": NAME, "method": NAME}
-        train_fully(begin(base, dataset, settings.training(), plan, draft, work, progress))
+        train_fully(begin(base, dataset, settings.training(), running, plan, draft, work, progress))
 
     plan = Plan(kind="checkpoint", recipe=RECIPE, parents=parents, settings=plain, write=write)
     return plan
