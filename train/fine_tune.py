@@ -126,14 +126,16 @@ def train_fully(job: Job) -> None:
     """Train every weight of the base, kept in float32 meanwhile, and write them in their own dtype."""
     import torch
 
-    from train import models
+    from train import memory, models
 
     facts, folder, world = job.base.facts, job.base.folder, job.world
     stored = models.stored_dtype(folder)
     # Where there are others to share the float32 with, it is made of each one's share.
     opened = torch.float32 if world.size == 1 else stored
     dtype = models.arithmetic(job.settings.dtype, world.device)
-    model = models.open_model(folder, opened, world.device, models.attention_for(world.device, dtype, job.progress))
+    attention = models.attention_for(world.device, dtype, job.progress)
+    with memory.room_for_the_base(job.settings):
+        model = models.open_model(folder, opened, world.device, attention)
     material = _train(job, model)
     job.draft.facts |= {"family": facts.family, "parameters": facts.parameters, "context_size": facts.context_size}
     weights = models.whole_weights(model.to(stored))
@@ -144,13 +146,14 @@ def train_fully(job: Job) -> None:
 
 def _fine_tune_adapter(job: Job) -> None:
     """Train an adapter over a base whose own weights stay as they are, and write it."""
-    from train import models, quantization
+    from train import memory, models, quantization
 
     base, settings, device = job.base, job.settings, job.world.device
     dtype = models.arithmetic(settings.dtype, device)
     quantized = quantization.nf4(dtype) if settings.method == "qlora" else None
     attention = models.attention_for(device, dtype, job.progress)
-    model = models.open_model(base.folder, dtype, device, attention, quantized)
+    with memory.room_for_the_base(settings):
+        model = models.open_model(base.folder, dtype, device, attention, quantized)
     if quantized:
         quantization.keep_narrow(model, dtype)
         job.draft.facts["quantized_base"] = quantization.described(model)

@@ -22,7 +22,7 @@ from toolchain.contracts.progress import Progress
 from train import optimizer
 from train.distributed import World
 from train.loss import Losses, Score, score
-from train.memory import out_of_memory, peak_memory
+from train.memory import is_out_of_memory, out_of_memory, peak_memory
 from train.packing import Batch
 from train.run_state import RunStates
 from train.settings import TrainSettings
@@ -111,10 +111,8 @@ class Run:
         try:
             self._resume()
             return self._to_the_end()
-        except torch.OutOfMemoryError:
-            raise out_of_memory(self.settings, self.world) from None
         except RuntimeError as error:
-            if "allocate memory" in str(error):
+            if is_out_of_memory(error):
                 raise out_of_memory(self.settings, self.world) from None
             raise
         finally:

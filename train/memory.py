@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,16 +12,41 @@ from toolchain.contracts.errors import StageError
 from train.distributed import World
 from train.settings import TrainSettings
 
+WORDS = ("allocate memory", "out of memory", "ALLOC_FAILED", "Invalid buffer size")
+
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most that was ever taken, in bytes: of the GPU, else of this process; None where that cannot be known."""
+    """The most that was ever taken, in bytes: of the GPU, else of this process; None where that cannot be known.
+
+    Of Apple's GPUs it is what Metal has handed out by now: no peak is kept, and PyTorch's allocator keeps the blocks.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())
     try:
         import resource
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of PyTorch says that memory does not suffice: Apple's GPUs, cuBLAS and processors have words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in WORDS)
+
+
+@contextmanager
+def room_for_the_base(settings: TrainSettings) -> Iterator[None]:
+    """Raise StageError with what to change where not even the base's weights have room."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        fits = {"full": "--method lora", "lora": "--method qlora", "qlora": "a smaller base"}[settings.method]
+        next_step = f"Use {fits}; fimble plan tells what a training needs."
+        raise StageError("the memory does not suffice for the base's weights", next_step) from None
 
 
 def out_of_memory(settings: TrainSettings, world: World) -> StageError:

@@ -22,6 +22,7 @@ from train.adapters import peft_folder, pissa
 from train.bases import TOKENIZER_FILES
 from train.distributed import World
 from train.loss import Losses
+from train.memory import is_out_of_memory
 from train.running import Device
 from train.settings import Dtype, TrainSettings
 
@@ -58,7 +59,10 @@ def arithmetic(wanted: Dtype, device: torch.device) -> torch.dtype:
 def open_model(
     folder: Path, dtype: torch.dtype, device: torch.device, attention: str = SDPA, quantization: Any = None
 ) -> Any:
-    """The causal language model of a checkpoint, with weights in `dtype`, or quantized as transformers is told."""
+    """The causal language model of a checkpoint, with weights in `dtype`, or quantized as transformers is told.
+
+    Raises ArtifactError for a checkpoint that is damaged, and PyTorch's own error where memory does not suffice.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -76,6 +80,8 @@ def open_model(
             **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
         )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise  # nothing is wrong with the checkpoint
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ArtifactError(f"{folder} cannot be loaded ({reason})", AGAIN) from None
     missing = sorted(report["missing_keys"])

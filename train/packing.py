@@ -66,9 +66,9 @@ class Batch:
         if bool((self.samples <= 0).all()):
             return None  # one sample a row, and padding that only follows
         same = self.samples[:, :, None] == self.samples[:, None, :]
-        seen = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril()
-        if window is not None:
-            seen = seen.triu(1 - window)
+        order = torch.arange(same.shape[1], device=same.device)
+        back = order[:, None] - order  # how far back a token lies; triangles of booleans are not made on every device
+        seen = back >= 0 if window is None else (back >= 0) & (back < window)
         return (same & seen)[:, None]
 
     def to(self, device: torch.device) -> Batch:

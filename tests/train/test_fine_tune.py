@@ -278,14 +278,25 @@ def test_a_full_disk_and_a_full_memory_say_what_to_do_and_leave_the_last_state_w
             execute(plan, tmp_path / "out", Silent())
     assert not list((tmp_path / ".out.work").glob(".partial*"))
 
-    def no_memory(*arguments: Any) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+    for words in (
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes",
+        "MPS backend out of memory (MPS allocated: 9.05 GB, max allowed: 9.07 GB)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ):
 
-    with monkeypatch.context() as patched:
-        patched.setattr(loss, "scaled_loss", no_memory)
-        with pytest.raises(StageError, match="memory does not suffice") as caught:
-            execute(plan, tmp_path / "out", Silent())
-        assert "--batch-size 2 --gradient-accumulation 2" in caught.value.next_step
+        def no_memory(*arguments: Any, words: str = words, **named: Any) -> None:
+            raise RuntimeError(words)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loss, "scaled_loss", no_memory)
+            with pytest.raises(StageError, match="memory does not suffice for 512 tokens") as caught:
+                execute(plan, tmp_path / "out", Silent())
+            assert "--batch-size 2 --gradient-accumulation 2" in caught.value.next_step
+        with monkeypatch.context() as patched:
+            patched.setattr("transformers.AutoModelForCausalLM.from_pretrained", no_memory)
+            with pytest.raises(StageError, match="memory does not suffice for the base's weights") as caught:
+                execute(plan, tmp_path / "out", Silent())
+            assert "--method qlora" in caught.value.next_step
     listener = Lines()
     execute(plan, tmp_path / "out", listener)
     assert "Resuming after step 3 of 12" in listener.lines
