@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.test_fine_tune import FULL, LORA, same
-from tests.train.tiny import load, opened
+from tests.train.tiny import held_out_loss, load, norms_noted, opened, reopened
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.progress import Silent
@@ -71,7 +71,9 @@ def together(dataset: Path, base_folder: Path, tmp_path_factory: pytest.TempPath
 def alone(dataset: Path, base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("one")
     for name, settings in ONE.items():
-        execute(plan_train(dataset, opened(base_folder), settings), work / name, Silent())
+        with norms_noted() as norms:
+            execute(plan_train(dataset, opened(base_folder), settings), work / name, Silent())
+        (work / f"{name}.json").write_text(json.dumps({"norms": norms}))
     return work
 
 
@@ -92,6 +94,23 @@ def test_two_processes_reach_the_losses_of_one(together: Path, alone: Path, name
     assert two["held_out"]["end"]["loss"] < two["held_out"]["start"]["loss"] - 0.02
     assert one["tokens_seen"] == two["tokens_seen"]
     assert one["trained_parameters"] == two["trained_parameters"]
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_gradients_of_two_processes_are_as_large_as_those_of_one(together: Path, alone: Path, name: str) -> None:
+    one, two = (told(work, name)["norms"] for work in (alone, together))
+    assert len(one) == ONE[name].max_steps
+    assert two == pytest.approx(one, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_what_is_written_is_what_was_measured(
+    dataset: Path, base_folder: Path, together: Path, tmp_path: Path, name: str
+) -> None:
+    base = opened(base_folder)
+    losses = reopened(base, together / name, ONE[name])
+    ended = manifest.read(together / name).facts["held_out"]["end"]["loss"]
+    assert held_out_loss(losses, base, dataset, ONE[name], tmp_path) == pytest.approx(ended, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ONE)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tests.train.chatting import write_dialogues
 from tests.train.test_fine_tune import FULL, LORA, same
-from tests.train.tiny import Lines, load, opened
+from tests.train.tiny import Lines, held_out_loss, load, opened, reopened
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import MissingExtra
 from toolchain.contracts.progress import Silent
@@ -191,6 +191,16 @@ def test_without_bitsandbytes_qlora_is_refused_before_the_work(
         plan_train(dataset, opened(base_folder), TrainSettings(method="qlora"))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_written_is_what_was_measured(
+    dataset: Path, base_folder: Path, trained: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    base = opened(base_folder)
+    losses = reopened(base, trained[name], METHODS[name])
+    ended = manifest.read(trained[name]).facts["held_out"]["end"]["loss"]
+    assert held_out_loss(losses, base, dataset, METHODS[name], tmp_path) == pytest.approx(ended, abs=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KILLED)
 def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
@@ -213,13 +223,23 @@ def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
         time.sleep(0.001)
     whole = time.monotonic() - start
     assert undisturbed.wait() == 0
-    killed = 0
-    for _ in range(3):
-        process = begin(tmp_path / "out")
-        time.sleep(whole * random.uniform(0.05, 0.25))
+
+    def killed(out: Path, seconds: float) -> bool:
+        """Whether a run that writes `out` was killed so long after its first step began, with a state to go on from."""
+        process = begin(out)
+        time.sleep(seconds)
         process.kill()
-        killed += process.wait() == -signal.SIGKILL and not (tmp_path / "out").exists()
-    assert killed  # a kill comes too late where the machine has become faster meanwhile
-    assert begin(tmp_path / "out").wait() == 0
-    assert same(tmp_path / "out", tmp_path / "undisturbed")
-    assert manifest.read(tmp_path / "out").digest == manifest.read(tmp_path / "undisturbed").digest
+        return (
+            process.wait() == -signal.SIGKILL and not out.exists() and any(tmp_path.glob(f".{out.name}.work/state-*"))
+        )
+
+    for attempt in range(4):  # a kill comes too late where the machine has become faster meanwhile
+        out, moments = tmp_path / f"out-{attempt}", [random.uniform(0.05, 0.25) / 2**attempt for _ in range(3)]
+        print(f"killed after {moments} of {whole:.1f} s")
+        if all(killed(out, whole * moment) for moment in moments):
+            break
+    else:
+        pytest.fail("no run was killed three times with a state to go on from")
+    assert begin(out).wait() == 0
+    assert same(out, tmp_path / "undisturbed")
+    assert manifest.read(out).digest == manifest.read(tmp_path / "undisturbed").digest

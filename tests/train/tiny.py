@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ import pyarrow.parquet
 import torch
 from transformers import AutoModelForCausalLM
 
+from toolchain.contracts import fim
 from toolchain.contracts.manifest import writing
+from train import models, quantization
 from train.bases import Base, open_base
+from train.dataset import open_texts
+from train.distributed import World
+from train.fim import Sampler
+from train.loss import Losses, score
 from train.scratch import make_model, train_tokenizer
-from train.settings import ScratchSettings
+from train.settings import ScratchSettings, TrainSettings
+from train.stream import held_out_batches
+from train.tokenization import open_text_tokenizer
 
 # Models this small are faster in one thread, by far when the machine has other work.
 torch.set_num_threads(1)
@@ -67,6 +76,46 @@ def load(folder: Path) -> Any:
 
 def opened(folder: Path) -> Base:
     return open_base(str(folder), folder.parent / "cache")
+
+
+def reopened(base: Base, folder: Path, settings: TrainSettings) -> Losses:
+    """What a training wrote, opened anew as it was while it was trained, with its losses."""
+    from peft import PeftModel
+
+    device = torch.device("cpu")
+    dtype = models.arithmetic(settings.dtype, device)
+    if not settings.adapts:
+        return Losses(models.open_model(folder, torch.float32, device), dtype)
+    quantized = quantization.nf4(dtype) if settings.method == "qlora" else None
+    model = models.open_model(base.folder, dtype, device, quantization=quantized)
+    return Losses(PeftModel.from_pretrained(model, folder), dtype)
+
+
+def held_out_loss(losses: Losses, base: Base, dataset: Path, settings: TrainSettings, cache: Path) -> float:
+    """Nats a token on the held-out files, all of whose samples are fill-in-the-middle."""
+    tokenizer = open_text_tokenizer(base.folder, base.spec.control_tokens)
+    ids = fim.resolve(base.spec, tokenizer.tokenizer.token_to_id)
+    sampler = Sampler(tokenizer, ids, base.spec.orders, settings.sequence_length, fim_rate=1.0, spm_rate=0.5, seed=0)
+    texts = open_texts(dataset, "heldout", cache)
+    batches = held_out_batches(texts, sampler, settings.batch_size, settings.evaluate_sequences)
+    return score(losses, batches, ids.control, World(0, 1, torch.device("cpu"))).loss
+
+
+@contextmanager
+def norms_noted() -> Iterator[list[float]]:
+    """The norm of each step's gradient. AdamW hardly depends on it, so losses alone would not show a wrong scale."""
+    clip, norms = torch.nn.utils.clip_grad_norm_, list[float]()
+
+    def noting(*arguments: Any) -> Any:
+        norm: Any = clip(*arguments)
+        norms.append(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
+        return norm
+
+    torch.nn.utils.clip_grad_norm_ = noting
+    try:
+        yield norms
+    finally:
+        torch.nn.utils.clip_grad_norm_ = clip
 
 
 class Lines:

@@ -13,7 +13,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from tests.toolchain.planning.shapes import stored_bytes
-from tests.train.tiny import Lines, opened
+from tests.train.tiny import Lines, norms_noted, opened
 from toolchain.contracts.errors import FimbleError
 from toolchain.contracts.stage import execute
 from train import launch, loop
@@ -30,10 +30,11 @@ def main() -> None:
         watch(seen, kill_at)
         lines = Lines()
         try:
-            if launch.follows():
-                launch.follow(plan, work / name)
-            else:
-                execute(plan, work / name, lines)
+            with norms_noted() as seen["norms"]:
+                if launch.follows():
+                    launch.follow(plan, work / name)
+                else:
+                    execute(plan, work / name, lines)
         except FimbleError as error:
             seen["error"] = str(error)
         if not launch.follows():
@@ -48,8 +49,8 @@ def watch(seen: dict[str, Any], kill_at: int | None) -> None:
         weights = dict(run.losses.named_parameters())
         sharded = {name for name, weight in weights.items() if isinstance(weight, DTensor)}
         seen["sharded"], seen["whole"] = sorted(sharded), sorted(set(weights) - sharded)
-        moments = run.optimizer.state.values()
-        seen["moments sharded"] = all(isinstance(m["exp_avg"], DTensor) for m in moments)
+        moments = [state["exp_avg"] for state in run.optimizer.state.values()]
+        seen["moments sharded"] = bool(moments) and all(isinstance(moment, DTensor) for moment in moments)
         seen["local"] = sum(weights[name].to_local().numel() for name in sharded)
         seen["total"] = sum(weights[name].numel() for name in sharded)
         seen["bytes"] = stored_bytes(weights.values())

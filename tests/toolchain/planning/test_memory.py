@@ -95,6 +95,22 @@ def test_paged_moments_are_counted_where_nothing_pages_them() -> None:
 
 
 @pytest.mark.train
+@pytest.mark.parametrize(("base", "rank", "trained", "total"), COUNTS)
+def test_parameters_as_training_has_them_on_the_meta_device(base: str, rank: int, trained: int, total: int) -> None:
+    pytest.importorskip("peft", reason="needs the train extra")
+    import torch
+
+    from tests.toolchain.planning import shapes
+    from train.models import with_adapter
+    from train.settings import TrainSettings
+
+    model = shapes.build(models.known()[base], torch.bfloat16, "meta")
+    adapted = with_adapter(model, TrainSettings(lora_rank=rank), models.read(base).lora_targets, base)
+    assert sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad) == trained
+    assert sum(weight.numel() for weight in adapted.parameters()) == total
+
+
+@pytest.mark.train
 @pytest.mark.parametrize("base", models.known())
 def test_parameters_beside_the_models_of_transformers_on_the_meta_device(base: str) -> None:
     pytest.importorskip("peft", reason="needs the train extra")
