@@ -1,4 +1,4 @@
-"""The one internal request and reply that every protocol is translated to and from."""
+"""The one internal request and reply that every protocol is translated to and from, and how a request is refused."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ class BadRequest(UserError):
     def __init__(self, field: str, message: str) -> None:
         self.field = field
         super().__init__(f"{field}: {message}")
+
+
+class Refused(Exception):
+    """A request that is not answered, with the status that says why and the part of the request at fault."""
+
+    def __init__(
+        self, status: int, message: str, field: str, kind: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.field, self.kind, self.headers = status, field, kind, headers
 
 
 @dataclass(frozen=True)

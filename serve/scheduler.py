@@ -15,9 +15,8 @@ from typing import Any
 
 from serve.completer import Completer
 from serve.engine.engine import Statistics
-from serve.failures import Refused
 from serve.metrics import Metrics
-from serve.requests import Completion, CompletionRequest
+from serve.requests import Completion, CompletionRequest, Refused
 from serve.superseding import supersedes
 
 MEAN_OF = 8

@@ -11,7 +11,7 @@ from serve.backends import Backend
 from serve.backends.opening import open_backend
 from serve.bundle import Bundle, open_bundle
 from serve.completer import Completer
-from serve.port import address, listen
+from serve.http.port import address, listen
 from serve.postprocessing import rules
 from serve.settings import ServeSettings
 from serve.sources import Source
@@ -36,10 +36,10 @@ def run(
     extras.need(*LIBRARIES)
     import uvicorn
 
-    from serve.app import Server
-    from serve.lifecycle import Lifecycle
+    from serve.http.app import Server
+    from serve.http.lifecycle import Lifecycle
+    from serve.http.request_log import RequestLog
     from serve.reloading import Reloader
-    from serve.request_log import RequestLog
 
     if settings.upstream and len(sources) > 1:
         raise SettingsError("all models of an upstream have one tokenizer", "Give one folder.")

@@ -76,7 +76,8 @@ def up_command(
     **flags: Any,
 ) -> None:
     """The whole road: collect, train, merge, compile and serve, doing again only what is not current."""
-    from serve import port, server
+    from serve import server
+    from serve.http import port
     from serve.sources import Source
     from toolchain.console import console
     from toolchain.editors import telling

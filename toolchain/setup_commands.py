@@ -100,7 +100,7 @@ def service_command(
 
 def _address(url: str | None) -> str:
     """Where the server answers: as given, or as `fimble serve` would listen in this folder."""
-    from serve.port import address
+    from serve.http.port import address
 
     if url is not None:
         check("--url", url, re.match(r"https?://[^/\s]+(/\S*)?$", url) is not None, "http://HOST:PORT")

@@ -15,11 +15,11 @@ import pytest
 import uvicorn
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from serve.app import Server
 from serve.backends.native import Native
 from serve.bundle import Bundle, open_bundle
 from serve.completer import Completer
 from serve.engine.engine import Engine
+from serve.http.app import Server
 from serve.settings import ServeSettings
 from tests.serve.asking import ANSWER, KEY, REPLY
 from tests.serve.scripted import Answer, ScriptedRunner, fails, says

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from serve import bodies
 from serve.bundle import Bundle
 from serve.completer import Completer
+from serve.http import bodies
 from serve.settings import ServeSettings
 from tests.serve import llm_ls
 from tests.serve.conftest import completer_for, saying, serving, until

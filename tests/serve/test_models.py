@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from serve.app import Server
 from serve.bundle import Bundle
 from serve.completer import Completer
+from serve.http.app import Server
 from serve.settings import ServeSettings
 from serve.sources import name_and_folder
 from tests.serve.conftest import completer_for, saying, serving

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from serve.app import Server
 from serve.bundle import Bundle
-from serve.openapi import OPERATIONS, describe
+from serve.http.app import Server
+from serve.http.openapi import OPERATIONS, describe
 from tests.serve.conftest import completer_for, saying, serving
 
 schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis")

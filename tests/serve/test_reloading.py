@@ -15,8 +15,8 @@ import httpx
 import pytest
 from tokenizers import Tokenizer
 
-from serve.app import Server
 from serve.bundle import Bundle
+from serve.http.app import Server
 from serve.settings import ServeSettings
 from tests.serve.conftest import completer_for, until, write_bundle
 from tests.serve.process import process

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from serve.bundle import Bundle
-from serve.port import address
+from serve.http.port import address
 from serve.server import check, run
 from serve.settings import ServeSettings
 from serve.sources import Source

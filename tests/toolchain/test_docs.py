@@ -38,7 +38,7 @@ def test_the_defaults_that_the_base_scratch_changes_are_documented() -> None:
 
 def test_the_servers_paths_and_flags_are_documented() -> None:
     pytest.importorskip("starlette", reason="needs the serve extra")
-    from serve.app import Server
+    from serve.http.app import Server
 
     server = Server.__new__(Server)  # a route needs no model
     routes = {
@@ -58,7 +58,8 @@ def test_the_rules_of_completion_are_documented_in_their_order() -> None:
 
 
 def test_the_servers_limits_are_documented() -> None:
-    from serve import bodies, requests
+    from serve import requests
+    from serve.http import bodies
     from serve.protocols import messages
     from toolchain.contracts.chat import sandbox
 

@@ -16,8 +16,7 @@
     └── Interrupted                Ctrl-C: exit code 130
 
 Library code raises; only the command line prints and chooses the exit code. What only a client of the server can mend
-has its own errors there: `BadRequest` (`serve/requests.py`, a UserError) and `Refused` (`serve/failures.py`, an
-Exception).
+has its own errors there: `BadRequest` (a UserError) and `Refused` (an Exception), both in `serve/requests.py`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any
 
 from starlette.requests import Request
 
-from serve.failures import CLOSE, Refused
-from serve.requests import BadRequest
+from serve.http.failures import CLOSE
+from serve.requests import BadRequest, Refused
 
 MOST_BYTES = 2 << 20
 BODY_SECONDS = 30

@@ -18,17 +18,18 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from serve.access import Access, client_of
-from serve.bodies import read_body
 from serve.completer import Completer
-from serve.failures import Refused, body_of, refusal, reply_to
+from serve.http.access import Access, client_of
+from serve.http.bodies import read_body
+from serve.http.failures import body_of, refusal, reply_to
+from serve.http.openapi import describe as describe_api
+from serve.http.port import NAME
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.models import Models, Served
-from serve.openapi import describe as describe_api
 from serve.page import files
 from serve.page.status import status
-from serve.port import NAME
 from serve.protocols import Body, Exchange, Model, Stream, huggingface, llamacpp, ollama, openai, tabby
+from serve.requests import Refused
 from serve.scheduler import Scheduler, Turn
 from serve.settings import ServeSettings
 from toolchain.contracts.errors import FimbleError, StageError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -11,20 +10,10 @@ from starlette.responses import JSONResponse, Response
 
 from serve.backends import BackendError
 from serve.protocols import error_body
-from serve.requests import BadRequest
+from serve.requests import BadRequest, Refused
 from toolchain.contracts.errors import FimbleError
 
 CLOSE = {"Connection": "close"}
-
-
-class Refused(Exception):
-    """A request that is not answered, with the status that says why and the part of the request at fault."""
-
-    def __init__(
-        self, status: int, message: str, field: str, kind: str, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status, self.field, self.kind, self.headers = status, field, kind, headers
 
 
 def refusal(request: Request, error: Exception) -> Refused:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from serve.failures import Refused
+from serve.requests import Refused
 from serve.settings import LOOPBACK, ServeSettings
 
 OTHERS = f"ask at {LOOPBACK[0]} from this machine, or serve others with --host and --api-key"
