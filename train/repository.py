@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from train.tokenization import TextTokenizer
 
@@ -32,16 +33,17 @@ class RepositoryContext:
     separator: int
     tokens: int
 
-    def __post_init__(self) -> None:
-        siblings: defaultdict[str, list[int]] = defaultdict(list)
+    @cached_property
+    def siblings(self) -> dict[str, list[int]]:
+        """The files of each repository."""
+        found: defaultdict[str, list[int]] = defaultdict(list)
         for index, repository in enumerate(self.repositories):
-            siblings[repository].append(index)
-        object.__setattr__(self, "_siblings", dict(siblings))
+            found[repository].append(index)
+        return dict(found)
 
     def before(self, document: int, draw: random.Random) -> list[int]:
         """At most `tokens` ids; none for the only file of a repository."""
-        siblings: dict[str, list[int]] = self._siblings  # type: ignore[attr-defined]
-        others = [index for index in siblings[self.repositories[document]] if index != document]
+        others = [index for index in self.siblings[self.repositories[document]] if index != document]
         found: list[int] = []
         for other in draw.sample(others, min(FILES, len(others))):
             room = self.tokens - len(found) - 2  # two separators
