@@ -65,6 +65,7 @@ def up(
             "Use fimble dialogues, train, merge and compile, one after another.",
         )
     running = choose(RunSettings, "run", {}, flags)
+    running.check()
     build = choose(CompileSettings, "compile", tables, flags)
     extras.need(*LIBRARIES)
     tvm_package.find()

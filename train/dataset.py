@@ -82,6 +82,9 @@ def open_dialogues(dataset: Path, split: Split, cache: Path) -> Dialogues:
 def _open(dataset: Path, split: Split, cache: Path, columns: Sequence[str]) -> Any:
     import datasets
 
+    # Else every reading of a file would be counted at a hub.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is raised as well
     files = sorted(str(path) for path in (dataset / "data").glob(f"{split}-*.parquet"))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from train.loop import Record
     from train.material import Material
     from train.run_state import RunStates
+    from train.tracking import Tracker
 
 RECIPE = 1
 HOLDS = {"fim": CODE, "chat": DIALOGUES}
@@ -42,6 +43,7 @@ class Job:
     draft: Draft
     progress: Progress
     world: World
+    tracker: Tracker
 
 
 def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunSettings = HERE) -> Plan:
@@ -57,6 +59,7 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunS
     settings.check_layers(base.linear_layers, base.name)
     kind: Kind = "adapter" if settings.adapts else "checkpoint"
     _check(settings, base)
+    running.check()
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
@@ -108,6 +111,7 @@ def begin(
     """
     from train import distributed, models
     from train.run_state import Identity, RunStates
+    from train.tracking import EventFiles, Nowhere
 
     world = distributed.join(models.device(running.device))
     if world.size > 1 and settings.optimizer != "adamw":
@@ -119,7 +123,9 @@ def begin(
         raise SettingsError(f"--optimizer {settings.optimizer} does not run on Apple's GPUs", "Use --optimizer adamw.")
     parents = {parent.role: parent.digest for parent in plan.parents}
     states = RunStates(work, Identity(plan.key, parents, plan.settings, world.size), world)
-    return Job(base, dataset, settings, states, draft, progress, world)
+    kept = world.leads and running.track
+    tracker = EventFiles(Path(kept) / f"{plan.kind}-{plan.key[:12]}") if kept else Nowhere()
+    return Job(base, dataset, settings, states, draft, progress, world, tracker)
 
 
 def train_fully(job: Job) -> None:
@@ -199,6 +205,7 @@ def _train(job: Job, model: Any) -> Material:
         states=job.states,
         world=job.world,
         progress=job.progress,
+        tracker=job.tracker,
     )
     job.draft.facts |= found.facts | _facts(run.train(), job, model)
     return found

@@ -27,6 +27,7 @@ from train.packing import Batch
 from train.run_state import RunStates
 from train.settings import TrainSettings
 from train.stream import BatchStream, Place
+from train.tracking import Nowhere, Tracker
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Run:
     states: RunStates
     world: World
     progress: Progress
+    tracker: Tracker = field(default_factory=Nowhere)
 
     def __post_init__(self) -> None:
         self.weights: dict[str, Tensor] = {n: p for n, p in self.losses.named_parameters() if p.requires_grad}
@@ -134,6 +136,7 @@ class Run:
         self.losses.train()
         self.progress.start("Training", self.steps, "steps")
         self.progress.advance(record.step)
+        self.tracker.begin(after=record.step)
         clock, begun = time.monotonic(), record.tokens
         try:
             while True:
@@ -147,26 +150,32 @@ class Run:
                 if done:
                     break
                 loss = self._step()
-                self.progress.table(self._told(loss, (record.tokens - begun) / max(time.monotonic() - clock, 1e-9)))
+                self._tell(loss, (record.tokens - begun) / max(time.monotonic() - clock, 1e-9))
                 self.progress.advance()
         except KeyboardInterrupt:
             # Other processes may be at another step.
             if not self.updating and self.world.size == 1:
                 self._save()
             raise
+        finally:
+            self.tracker.end()
         self.progress.finish()
         self._take_best()
         return record
 
-    def _told(self, loss: float, speed: float) -> dict[str, str]:
-        memory = peak_memory(self.world.device)
-        return {
+    def _tell(self, loss: float, speed: float) -> None:
+        """What is known after a step: shown, and kept for curves."""
+        step, memory = self.record.step, (peak_memory(self.world.device) or 0) / 1e9
+        rate = learning_rate(step, self.steps, self.settings)
+        shown = {
             "loss": f"{loss:.3f}",
             "held-out": f"{self.record.curve[-1].loss:.3f}",
-            "learning rate": f"{learning_rate(self.record.step, self.steps, self.settings):.2e}",
+            "learning rate": f"{rate:.2e}",
             "tokens/s": f"{speed:,.0f}",
-            **({"memory": f"{memory / 1e9:.2f} GB"} if memory else {}),
         }
+        self.progress.table(shown | ({"memory": f"{memory:.2f} GB"} if memory else {}))
+        values = {"loss/training": loss, "learning rate": rate, "tokens per second": speed}
+        self.tracker.point(step, values | ({"memory in GB": memory} if memory else {}))
 
     def _step(self) -> float:
         """One update, with the mean loss over all tokens of all its batches.
@@ -219,6 +228,7 @@ class Run:
             record.best = point
         record.curve.append(point)
         record.since.clear()
+        self.tracker.point(point.step, {"loss/held-out": point.loss, "bits per byte": point.bits_per_byte})
         trained = f"loss {mean:.3f}, " if mean is not None else ""
         self.progress.say(
             f"step {point.step}: {trained}held-out {point.loss:.3f}, {point.bits_per_byte:.3f} bits per byte"
@@ -231,6 +241,7 @@ class Run:
     def _save(self) -> None:
         record = {"run": self.record.to_json(), "place": self.place.to_json()}
         best = self.record.best
+        self.tracker.save()
         self.states.save(self.record.step, self._tensors(), record, best.step if best else None)
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from toolchain.contracts import extras
+
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
 
@@ -12,6 +14,14 @@ Device = Literal["auto", "cuda", "mps", "cpu"]
 class RunSettings:
     device: Device = "auto"
     """What to train on: cuda, mps (Apple's GPUs) or cpu; auto is the first of them that is there."""
+
+    track: str | None = None
+    """A folder for curves of the training, as TensorBoard's event files; nothing leaves this machine."""
+
+    def check(self) -> None:
+        """Raise MissingExtra for what these settings need and is not there."""
+        if self.track:
+            extras.need("tensorboard")
 
 
 HERE = RunSettings()

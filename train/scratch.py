@@ -33,6 +33,7 @@ def plan_scratch(dataset: Path, settings: ScratchSettings, running: RunSettings 
     """A checkpoint in float32, trained from random weights on `dataset` with the FIM objective."""
     parents = (Parent(kind="dataset", digest=read_manifest(dataset, CODE).digest, role="dataset"),)
     plain = contract_settings.to_json(settings)
+    running.check()
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         from train.dataset import open_texts
