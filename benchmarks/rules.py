@@ -13,6 +13,7 @@ applied to that text as it would have streamed. What is counted stands for accep
     tokens     tokens generated until the end was known, a completion
 
     python -P -m benchmarks.rules BUNDLE DATASET [--items 120] [--tokens 64] [--seed 0] [--keep FILE]
+                                [--without-healing]
 """
 
 from __future__ import annotations
@@ -80,12 +81,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=120)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without-healing", action="store_true", help="the prompt's last token stands as it is")
     parser.add_argument("--keep", type=Path, help="a file for the places and what was written there, as JSON lines")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         items = choose_items(open_texts(chosen.dataset, "heldout", Path(cache)), chosen.items, chosen.seed)
     opened = open_bundle(chosen.bundle)
-    completer = Completer(opened, open_native(opened, Silent()), pipeline=())
+    completer = Completer(opened, open_native(opened, Silent()), pipeline=(), healing=not chosen.without_healing)
     written = [write(completer, item, chosen.tokens) for item in track(items, "completing", transient=True)]
     if chosen.keep:
         kept = (asdict(item) | asdict(one) for item, one in zip(items, written, strict=True))
@@ -102,6 +104,7 @@ def main() -> None:
             "items": {kind: sum(item.kind == kind for item in items) for kind in KINDS},
             "tokens": chosen.tokens,
             "seed": chosen.seed,
+            "healing": not chosen.without_healing,
         },
         "baseline": "none: the model's text as it is",
         "scores": scores,

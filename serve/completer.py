@@ -34,6 +34,7 @@ class Completer:
     backend: Backend
     pipeline: Pipeline = rules.ALL
     deadline_ms: int | None = None
+    healing: bool = True
 
     def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = lambda: False) -> Completion:
         """The whole completion."""
@@ -58,7 +59,9 @@ class Completer:
         def over() -> bool:
             return cancelled() or time.monotonic() >= due
 
-        with closing(self.backend.generate(prompt, request.sampling, max_tokens, over, statistics)) as written:
+        heal = self.healing and not request.is_raw
+        writing = self.backend.generate(prompt, request.sampling, max_tokens, over, statistics, heal)
+        with closing(writing) as written:
             for text in written:
                 piece = shaped.push(stopper.push(text))
                 whole += piece

@@ -35,9 +35,11 @@ class Backend(Protocol):
         max_tokens: int,
         cancelled: Callable[[], bool],
         statistics: Statistics,
+        heal: bool = False,
     ) -> Generator[str, None, None]:
         """Pieces of the text after `prompt`, each whole characters, until the model's end or `max_tokens`.
 
+        With `heal` the prompt's last token may be a beginning only (`serve/healing.py`), where the backend can tell.
         A piece may be empty, and `cancelled` is asked at every step. `statistics` are filled on the way; why it ended
         stands in them at the end. Closing the generator ends the generation.
         """

@@ -37,8 +37,12 @@ class Mlc:
         max_tokens: int,
         cancelled: Callable[[], bool],
         statistics: Statistics,
+        heal: bool = False,
     ) -> Generator[str, None, None]:
-        """As `Backend` has it. A prompt with `max_tokens` 0 is not computed: this engine always writes a token."""
+        """As `Backend` has it. A prompt with `max_tokens` 0 is not computed: this engine always writes a token.
+
+        It cannot be told what to begin with, so nothing is healed.
+        """
         if not max_tokens or cancelled():
             statistics.ending = "cancelled" if max_tokens else "length"
             return

@@ -8,6 +8,7 @@ from contextlib import closing
 from serve.bundle import Bundle, load_runner
 from serve.engine.engine import Engine, Statistics
 from serve.engine.sampling import Sampling
+from serve.healing import Healer
 from serve.text import Decoder
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.progress import Progress
@@ -28,6 +29,7 @@ class Native:
             )
         self.engine = engine
         self._tokenizer, self._end_ids = bundle.tokenizer, bundle.end_ids
+        self._healer = Healer(bundle.tokenizer)
 
     def problem(self) -> str | None:
         return None
@@ -39,12 +41,18 @@ class Native:
         max_tokens: int,
         cancelled: Callable[[], bool],
         statistics: Statistics,
+        heal: bool = False,
     ) -> Generator[str, None, None]:
+        healed = self._healer.split(prompt) if heal and max_tokens else None
+        prompt, beginning = healed or (prompt, None)
+        known = len(beginning.text) if beginning else 0  # characters that stand before the cursor already
         decoder = Decoder(self._tokenizer)
-        tokens = self.engine.generate(prompt, sampling, max_tokens, self._end_ids, cancelled, statistics)
+        tokens = self.engine.generate(prompt, sampling, max_tokens, self._end_ids, cancelled, statistics, beginning)
         with closing(tokens):  # whatever happens here, the engine is free for the next request
             for token in tokens:
-                yield decoder.push(token)
+                piece = decoder.push(token)
+                yield piece[known:]
+                known -= min(known, len(piece))
 
 
 def open_native(bundle: Bundle, progress: Progress) -> Native:

@@ -65,10 +65,12 @@ class Upstream:
         max_tokens: int,
         cancelled: Callable[[], bool],
         statistics: Statistics,
+        heal: bool = False,
     ) -> Generator[str, None, None]:
         """As `Backend` has it. Raises BackendError.
 
-        A prompt with `max_tokens` 0, which warms a cache, is left to the upstream's own.
+        A prompt with `max_tokens` 0, which warms a cache, is left to the upstream's own. Servers cannot be told what to
+        begin with, so nothing is healed.
         """
         if not max_tokens:
             statistics.ending = "length"

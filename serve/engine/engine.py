@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,18 @@ class Statistics:
     ending: Ending = "cancelled"
 
 
+class Beginning(Protocol):
+    """What a generation has to begin with, as a token may end a prompt that was only the beginning of another."""
+
+    def allowed(self) -> NDArray[np.int64] | None:
+        """The ids that may come next; None when all may."""
+        ...
+
+    def take(self, token: int) -> bool:
+        """`token` was chosen: whether it adds anything, and is counted."""
+        ...
+
+
 class Engine:
     """One runner, one sequence at a time: callers wait for each other."""
 
@@ -50,11 +62,13 @@ class Engine:
         end_ids: frozenset[int],
         cancelled: Callable[[], bool] = lambda: False,
         statistics: Statistics | None = None,
+        beginning: Beginning | None = None,
     ) -> Generator[int, None, None]:
         """The tokens after `prompt`, until one of `end_ids` (which is not given), `max_tokens` or the context's end.
 
         `cancelled` is asked before every step. With `max_tokens` 0 the prompt is computed all the same, which warms
-        the cache. Raises ValueError for a prompt that is empty or fills the context.
+        the cache. `beginning` is what the tokens have to begin with. Raises ValueError for a prompt that is empty or
+        fills the context.
         """
         if not 0 < len(prompt) < self.runner.context_size:
             raise ValueError(f"a prompt of {len(prompt)} tokens does not fit a context of {self.runner.context_size}")
@@ -67,21 +81,21 @@ class Engine:
             count.first_token_seconds = count.seconds = time.monotonic() - begun
             if logits is None:
                 return
-            position, limit = len(prompt), min(max_tokens, self.runner.context_size - len(prompt))
-            while count.generated < limit:
+            position = len(prompt)
+            while count.generated < max_tokens and position < self.runner.context_size:
                 if cancelled():
                     return
-                token = choose(logits, sampling, draw, seen)
-                count.generated += 1
+                token = choose(logits, sampling, draw, seen, beginning.allowed() if beginning else None)
+                count.generated += beginning.take(token) if beginning else 1
                 count.seconds = time.monotonic() - begun
                 if token in end_ids:
                     count.ending = "end_token"
                     return
                 seen.add(token)
                 yield token
-                if count.generated < limit and not cancelled():
-                    logits = self._forward([token], position)
-                    position += 1
+                position += 1
+                if count.generated < max_tokens and position < self.runner.context_size and not cancelled():
+                    logits = self._forward([token], position - 1)
             count.ending = "length"
 
     def _prefill(

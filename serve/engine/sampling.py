@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +40,13 @@ class Sampling:
 
 
 def choose(
-    logits: NDArray[np.float32], sampling: Sampling, draw: np.random.Generator, seen: Collection[int] = ()
+    logits: NDArray[np.float32],
+    sampling: Sampling,
+    draw: np.random.Generator,
+    seen: Collection[int] = (),
+    among: NDArray[np.int64] | None = None,
 ) -> int:
-    """The next token; `seen` are the ids that the repetition penalty is for.
+    """The next token, of all or of the ids `among`; `seen` are the ids that the repetition penalty is for.
 
     Raises StageError when the model gave something that is no number.
     """
@@ -50,6 +54,8 @@ def choose(
         raise StageError("the model gave logits that are not numbers", "Check the bundle: fimble inspect --verify.")
     if sampling.repetition_penalty != 1.0 and seen:
         logits = _penalised(logits, sampling.repetition_penalty, seen)
+    if among is not None:
+        return int(among[choose(logits[among], replace(sampling, repetition_penalty=1.0), draw)])
     if sampling.temperature == 0:
         return int(logits.argmax())
     candidates = np.arange(len(logits))

@@ -127,8 +127,9 @@ def runner_for(bundle: Bundle, answer: Answer) -> ScriptedRunner:
 
 
 def completer_for(bundle: Bundle, answer: Answer) -> tuple[Completer, ScriptedRunner]:
+    """Without healing, which is for models that know more rows of tokens than a script does."""
     runner = runner_for(bundle, answer)
-    return Completer(bundle, Native(Engine(runner, bundle.prefill_chunk), bundle)), runner
+    return Completer(bundle, Native(Engine(runner, bundle.prefill_chunk), bundle), healing=False), runner
 
 
 def saying(bundle: Bundle, text: str) -> Answer:
