@@ -14,7 +14,10 @@ SIGNIFICANT = 3
 
 
 def stutter(cursor: Cursor, text: str, ending: Ending | None) -> Kept:
-    """Cut before the fourth copy in a row of the same characters on one line."""
+    """Cut a line that has four copies in a row of the same characters; of the first line three copies are left.
+
+    A line is held back until it is whole, where a whole one comes before it.
+    """
     import numpy as np  # the names of rules are wanted where help is shown, which should not wait for it
 
     characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
@@ -34,4 +37,12 @@ def stutter(cursor: Cursor, text: str, ending: Ending | None) -> Kept:
                 break
             if number == len(lengths) - 1:
                 held = min(held, begin + most)
-    return cut(text, found[1]) if found else so_far(text, held, ending)
+    if found:
+        return cut(text, _line_before(text, found[1]) or found[1])
+    return so_far(text, min(held, _line_before(text, len(text)) or held), ending)
+
+
+def _line_before(text: str, at: int) -> int:
+    """Where the last whole line before `at` ends; 0 where there is none that says anything."""
+    end = text.rfind("\n", 0, at)
+    return end if text[: max(end, 0)].strip() else 0
