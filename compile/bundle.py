@@ -42,24 +42,16 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     facts = architectures.read(checkpoint)
     scheme = parse_scheme(settings.quantization)
     tokenizer = open_tokenizer(checkpoint)
-    spec = _fim_spec(checkpoint, tokenizer)
+    spec = _fim_spec(checkpoint, facts, tokenizer)
     ids = fim.resolve(spec, tokenizer.token_to_id)
-    targets = {target.name: target for target in _targets(settings)}
+    targets = check_compile(facts, settings)
     devices = {target.device for target in targets.values()}
     most = context_size(facts, paged=devices != {"cpu"})
     context = min(settings.context_size or most, most)
-    if settings.builder == "mlc-llm":
-        from compile import mlc_builder
-
-        mlc_builder.check(list(targets.values()), scheme)
-    else:
-        for target in targets.values():
-            _refuse_unfit(facts, target)
     compilers = {"tvm": tvm_package.find().version}
     if "cuda" in devices:
         from compile import cuda
 
-        cuda.check_archs(settings.arch)
         compilers["nvcc"] = cuda.nvcc_version()
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
@@ -111,6 +103,28 @@ def plan_compile(checkpoint: Path, parent: Parent, settings: CompileSettings) ->
     )
 
 
+def check_compile(facts: Architecture, settings: CompileSettings) -> dict[str, Target]:
+    """The targets by name, for a model of the shape `facts`.
+
+    Raises UnsupportedArchitecture, MissingExtra and SettingsError for what can be known without the checkpoint.
+    """
+    scheme = parse_scheme(settings.quantization)
+    targets = {target.name: target for target in _targets(settings)}
+    if settings.builder == "mlc-llm":
+        from compile import mlc_builder
+
+        mlc_builder.check(list(targets.values()), scheme)
+    else:
+        for target in targets.values():
+            _refuse_unfit(facts, target)
+    tvm_package.find()
+    if any(target.device == "cuda" for target in targets.values()):
+        from compile import cuda
+
+        cuda.check_archs(settings.arch)
+    return targets
+
+
 def _builder(
     name: str, facts: Architecture, scheme: Scheme, spec: FimSpec, target: Target, params: Path
 ) -> tuple[str, str, Callable[[Path], None]]:
@@ -141,13 +155,14 @@ def _targets(settings: CompileSettings) -> list[Target]:
     return [replace(target, archs=settings.arch) if target.device == "cuda" else target for target in targets]
 
 
-def _fim_spec(checkpoint: Path, tokenizer: Tokenizer) -> FimSpec:
+def _fim_spec(checkpoint: Path, facts: Architecture, tokenizer: Tokenizer) -> FimSpec:
     """What the checkpoint of ours says it was trained with; what a stranger's tokenizer lets one tell."""
     if manifest.is_whole(checkpoint):
         recorded = manifest.read(checkpoint, "checkpoint").facts.get("fim")
         if recorded:
             return FimSpec(**recorded)
-    return fim.detect(tokenizer.token_to_id, where=str(checkpoint / "tokenizer.json"))
+    end = fim.end_of_text(facts.config, tokenizer.id_to_token)
+    return fim.detect(tokenizer.token_to_id, str(checkpoint / "tokenizer.json"), end)
 
 
 def _refuse_unfit(facts: Architecture, target: Target) -> None:

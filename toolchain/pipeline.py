@@ -95,16 +95,20 @@ def report(steps: Sequence[Step]) -> list[dict[str, Any]]:
 
 def _existing_base(name: str, train: TrainSettings, build: CompileSettings, cache: Path) -> Base | None:
     """The base called `name`, after a look at what training and compiling would refuse; None for one still to grow."""
-    from compile.bundle import plan_compile
+    from compile.bundle import check_compile
     from train.bases import open_base
+    from train.fine_tune import check_base
     from train.scratch import LINEAR_LAYERS, NAME
 
     if name == NAME:
         train.check_layers(LINEAR_LAYERS, name)
+        if train.add_fim_tokens:
+            raise SettingsError(f"--add-fim-tokens: {name} has FIM tokens already", "Leave it out.")
         return None
     base = open_base(name, cache)
     train.check_layers(base.linear_layers, base.name)
-    plan_compile(base.folder, base.parent, build)  # what is made of the base has its shape and its tokenizer
+    check_base(train, base)
+    check_compile(base.facts, build)  # what is made of the base has its shape
     return base
 
 

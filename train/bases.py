@@ -14,7 +14,7 @@ from pathlib import Path
 
 from toolchain.contracts import architectures, fim, manifest, weight_files
 from toolchain.contracts.architectures.facts import Architecture
-from toolchain.contracts.errors import ArtifactError, UnsupportedArchitecture, UserError
+from toolchain.contracts.errors import ArtifactError, FimTokenError, UnsupportedArchitecture, UserError
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.manifest import Parent, sha256_of
 from train.remembered import RememberedHashes
@@ -37,17 +37,25 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Base:
-    """A checkpoint on this machine. `name` is what people call it, never a path."""
+    """A checkpoint on this machine. `name` is what people call it, never a path.
+
+    `lacks` are the tokens of `spec` that its vocabulary does not have; then `spec` is what training can add.
+    """
 
     folder: Path
     name: str
     digest: str
     facts: Architecture
     spec: FimSpec
+    lacks: tuple[str, ...] = ()
 
     @property
     def parent(self) -> Parent:
         return Parent(kind="checkpoint", digest=self.digest, role="base")
+
+    def fim_refusal(self) -> FimTokenError:
+        """What to tell who needs the tokens that it lacks."""
+        return fim.lacks(str(self.folder / "tokenizer.json"), self.lacks)
 
     @property
     def linear_layers(self) -> set[str]:
@@ -60,8 +68,7 @@ class Base:
 def open_base(name: str, cache: Path) -> Base:
     """The base called `name`: a checkpoint of ours, a Hugging Face folder, or a hub id, which is fetched.
 
-    Raises UserError when it cannot be had, ArtifactError when it is not whole, UnsupportedArchitecture, and
-    FimTokenError when it cannot fill in the middle.
+    Raises UserError when it cannot be had, ArtifactError when it is not whole, and UnsupportedArchitecture.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -81,15 +88,15 @@ def _open(folder: Path, name: str, cache: Path) -> Base:
     if facts.config.get("quantization_config"):
         raise ArtifactError(f"the base {name} is quantized", "Use its 16-bit weights; quantization comes after.")
     _check_weights(folder)
-    spec = _fim(folder, facts)
+    spec, lacks = _fim(folder, facts)
     if ours is None:
         hashes = RememberedHashes(folder, cache)
         digest = fingerprint(folder, lambda path: hashes.sha256(path.name, path.stat(), lambda: sha256_of(path)))
         hashes.save()
-        return Base(folder, name, digest, facts, spec)
+        return Base(folder, name, digest, facts, spec, lacks)
     if "fim" in ours.facts:
-        spec = FimSpec(**ours.facts["fim"])
-    return Base(folder, str(ours.facts.get("name", name)), ours.digest, facts, spec)
+        spec, lacks = FimSpec(**ours.facts["fim"]), ()
+    return Base(folder, str(ours.facts.get("name", name)), ours.digest, facts, spec, lacks)
 
 
 def _architecture(folder: Path) -> Architecture:
@@ -113,19 +120,24 @@ def _check_weights(folder: Path) -> None:
             )
 
 
-def _fim(folder: Path, facts: Architecture) -> FimSpec:
+def _fim(folder: Path, facts: Architecture) -> tuple[FimSpec, tuple[str, ...]]:
+    """The FIM tokens of a base, or those that it is to have, and which of them it lacks."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ArtifactError(f"{folder} has no tokenizer.json", "Save the tokenizer in its fast form there.")
     tokenizer = open_text_tokenizer(folder, ()).tokenizer
-    spec = fim.detect(tokenizer.token_to_id, where=str(path))
     highest = max(tokenizer.get_vocab().values())
     if highest >= facts.vocab_size:
         raise ArtifactError(
             f"{path} has the token id {highest}, and the model only {facts.vocab_size} entries",
             "Use the tokenizer that belongs to the weights.",
         )
-    return spec
+    end = fim.end_of_text(facts.config, tokenizer.id_to_token)
+    try:
+        return fim.detect(tokenizer.token_to_id, str(path), end), ()
+    except FimTokenError:
+        spec = fim.to_add(tokenizer.token_to_id, end)
+        return spec, fim.lacking(spec, tokenizer.token_to_id)
 
 
 def _fetch(name: str) -> Path:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.contracts import extras
 from toolchain.contracts import settings as contract_settings
+from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.chat import template
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.manifest import Draft, Kind, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.settings import check
 from toolchain.contracts.stage import Plan
+from train import added_tokens
 from train.bases import Base
 from train.cuts import GRAMMARS
 from train.dataset import CODE, DIALOGUES, read_manifest
@@ -34,9 +36,16 @@ HOLDS = {"fim": CODE, "chat": DIALOGUES}
 
 @dataclass(frozen=True)
 class Job:
-    """One training: the base, what it is trained on and how; where its states and facts go, and who hears of it."""
+    """One training: the base, what it is trained on and how; where its states and facts go, and who hears of it.
+
+    `tokenizer` is the folder of the tokenizer, which may have tokens `added` to the base's; `facts` are those of the
+    model that has them too.
+    """
 
     base: Base
+    added: dict[str, int]
+    tokenizer: Path
+    facts: Architecture
     dataset: Path
     settings: TrainSettings
     states: RunStates
@@ -58,13 +67,15 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunS
     )
     settings.check_layers(base.linear_layers, base.name)
     kind: Kind = "adapter" if settings.adapts else "checkpoint"
-    _check(settings, base)
+    check_base(settings, base)
     running.check()
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         job = begin(base, dataset, settings, running, plan, draft, work, progress)
         draft.facts |= {"name": base.name, "method": settings.method}
+        if job.added:
+            draft.facts |= {"added_tokens": job.added, "vocab_size": job.facts.vocab_size}
         if settings.adapts:
             _fine_tune_adapter(job)
         else:
@@ -74,8 +85,16 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunS
     return plan
 
 
-def _check(settings: TrainSettings, base: Base) -> None:
-    """Raise MissingExtra, SettingsError or ArtifactError for what the settings need and is not there."""
+def check_base(settings: TrainSettings, base: Base) -> None:
+    """Raise MissingExtra, SettingsError, FimTokenError or ArtifactError for what the settings need and is not there."""
+    if base.lacks and not settings.add_fim_tokens:
+        raise base.fim_refusal()
+    if settings.add_fim_tokens and not base.lacks:
+        raise SettingsError(f"--add-fim-tokens: {base.name} has FIM tokens already", "Leave it out.")
+    if settings.add_fim_tokens and "lm_head" in settings.lora_target:
+        raise SettingsError(
+            "--add-fim-tokens trains rows of the head, and --lora-target lm_head all of it", "Use one of the two."
+        )
     if settings.method == "qlora":
         extras.need("bitsandbytes", "accelerate")
     if settings.optimizer != "adamw":
@@ -125,16 +144,22 @@ def begin(
     states = RunStates(work, Identity(plan.key, parents, plan.settings, world.size), world)
     kept = world.leads and running.track
     tracker = EventFiles(Path(kept) / f"{plan.kind}-{plan.key[:12]}") if kept else Nowhere()
-    return Job(base, dataset, settings, states, draft, progress, world, tracker)
+    if not base.lacks:
+        return Job(base, {}, base.folder, base.facts, dataset, settings, states, draft, progress, world, tracker)
+    added, tokenizer = added_tokens.for_base(base), work / "tokenizer"
+    if world.leads:
+        added_tokens.write_tokenizer(base.folder, added.ids, tokenizer)
+    world.wait()
+    return Job(base, added.ids, tokenizer, added.facts, dataset, settings, states, draft, progress, world, tracker)
 
 
 def train_fully(job: Job) -> None:
     """Train every weight of the base, kept in float32 meanwhile, and write them in their own dtype."""
     import torch
 
-    from train import memory, models
+    from train import memory, models, token_rows
 
-    facts, folder, world = job.base.facts, job.base.folder, job.world
+    facts, folder, world = job.facts, job.base.folder, job.world
     stored = models.stored_dtype(folder)
     # Where there are others to share the float32 with, it is made of each one's share.
     opened = torch.float32 if world.size == 1 else stored
@@ -142,17 +167,19 @@ def train_fully(job: Job) -> None:
     attention = models.attention_for(world.device, dtype, job.progress)
     with memory.room_for_the_base(job.settings):
         model = models.open_model(folder, opened, world.device, attention)
+    if job.added:
+        token_rows.make_room(model, list(job.added.values()), facts.vocab_size)
     material = _train(job, model)
     job.draft.facts |= {"family": facts.family, "parameters": facts.parameters, "context_size": facts.context_size}
     weights = models.whole_weights(model.to(stored))
     if world.leads:
-        models.write_checkpoint(model, weights, folder, job.draft.path)
+        models.write_checkpoint(model, weights, job.tokenizer, job.draft.path)
         _write_template(material, job.draft.path)
 
 
 def _fine_tune_adapter(job: Job) -> None:
     """Train an adapter over a base whose own weights stay as they are, and write it."""
-    from train import memory, models, quantization
+    from train import memory, models, quantization, token_rows
 
     base, settings, device = job.base, job.settings, job.world.device
     dtype = models.arithmetic(settings.dtype, device)
@@ -160,17 +187,22 @@ def _fine_tune_adapter(job: Job) -> None:
     attention = models.attention_for(device, dtype, job.progress)
     with memory.room_for_the_base(settings):
         model = models.open_model(base.folder, dtype, device, attention, quantized)
+    tokens = list(job.added.values())
+    if tokens:
+        token_rows.make_room(model, tokens, job.facts.vocab_size)
     if quantized:
         quantization.keep_narrow(model, dtype)
         job.draft.facts["quantized_base"] = quantization.described(model)
     targets = settings.lora_target or base.facts.lora_targets
     job.draft.facts["adapted_layers"] = dict(sorted(models.adapted_layers(model, targets).items()))
-    model = models.with_adapter(model, settings, targets, base.name)
+    model = models.with_adapter(model, settings, targets, base.name, tokens)
     first = models.adapter_weights(model) if settings.init == "pissa" else None
     material = _train(job, model)
     weights = models.adapter_weights(model)
     if job.world.leads:
         models.write_adapter(model, weights, first, job.draft.path)
+        if tokens:
+            models.copy_tokenizer(job.tokenizer, job.draft.path)
         _write_template(material, job.draft.path)
 
 
@@ -187,7 +219,7 @@ def _train(job: Job, model: Any) -> Material:
     if settings.objective == "chat":
         found = material.of_dialogues(base, job.dataset, settings, cache, job.progress)
     else:
-        found = material.of_code(base, job.dataset, settings, cache)
+        found = material.of_code(base, job.tokenizer, job.dataset, settings, cache)
     batches = stream.held_out_batches(found.held_out, found.measuring, settings.batch_size, settings.evaluate_sequences)
     steps = steps_for(found.tokens, found.room, settings, job.world.size)
     if steps < settings.max_steps:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from train import token_rows
 from train.cross_entropy import scaled_loss, token_losses
 from train.distributed import World
 from train.packing import IGNORED, Batch
@@ -48,6 +49,8 @@ class Losses(nn.Module):
         head = network.get_output_embeddings()
         with self._arithmetic(batch.ids.device):
             inputs = batch.flat_inputs() if self.flat else batch.inputs(self.window)
+            if rows := token_rows.of(network.get_input_embeddings()):
+                inputs["inputs_embeds"] = token_rows.embedded(inputs.pop("input_ids"), rows)
             hidden = network.base_model(**inputs, use_cache=False).last_hidden_state  # (B, T, H), or (1, N, H) if flat
             targets = batch.targets[batch.samples >= 0][None] if self.flat else batch.targets
             predicting = targets != IGNORED

@@ -37,12 +37,15 @@ class Material:
     """What chats are written with, for whoever serves what was trained."""
 
 
-def of_code(base: Base, dataset: Path, settings: TrainSettings, cache: Path) -> Material:
-    """Files, for fill-in-the-middle and plain text. Raises ArtifactError for a dataset that cannot be read."""
+def of_code(base: Base, vocabulary: Path, dataset: Path, settings: TrainSettings, cache: Path) -> Material:
+    """Files, for fill-in-the-middle and plain text, with the tokenizer in the folder `vocabulary`.
+
+    Raises ArtifactError for a dataset that cannot be read.
+    """
     files, held_out = open_files(dataset, "train", cache), open_texts(dataset, "heldout", cache)
     texts = files["content"]
-    tokenizer = open_text_tokenizer(base.folder, base.spec.control_tokens)
-    ids = fim.resolve(base.spec, tokenizer.tokenizer.token_to_id, where=str(base.folder / "tokenizer.json"))
+    tokenizer = open_text_tokenizer(vocabulary, base.spec.control_tokens)
+    ids = fim.resolve(base.spec, tokenizer.tokenizer.token_to_id, where=str(vocabulary / "tokenizer.json"))
     length = _length(base, settings)
     plain = Sampler(tokenizer, ids, base.spec.orders, length, settings.fim_rate, settings.spm_rate, settings.seed)
     # Always the same cuts and share of each order, so that runs with other settings can be compared.

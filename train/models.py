@@ -25,6 +25,7 @@ from train.loss import Losses
 from train.memory import is_out_of_memory
 from train.running import Device
 from train.settings import Dtype, TrainSettings
+from train.token_rows import trained_alone
 
 SHARD_BYTES = 4 << 30
 SDPA, FLASH = "sdpa", "flash_attention_2"
@@ -131,11 +132,14 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return max(sizes, key=lambda dtype: sizes[dtype])
 
 
-def with_adapter(model: Any, settings: TrainSettings, targets: Sequence[str], base_name: str) -> Any:
+def with_adapter(
+    model: Any, settings: TrainSettings, targets: Sequence[str], base_name: str, tokens: Sequence[int] = ()
+) -> Any:
     """The model with a fresh LoRA on the layers called `targets` (Hu et al. 2021, arXiv:2106.09685).
 
     As the settings say, rank-stabilised (Kalajdzievski 2023, arXiv:2312.03732), with the magnitudes of DoRA (Liu et al.
-    2024, arXiv:2402.09353), or started by PiSSA, which changes the base's weights.
+    2024, arXiv:2402.09353), or started by PiSSA, which changes the base's weights. Of the embeddings, and of an
+    untied head, the rows of `tokens` are trained.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -149,6 +153,7 @@ def with_adapter(model: Any, settings: TrainSettings, targets: Sequence[str], ba
         use_dora=settings.dora,
         init_lora_weights="pissa" if settings.init == "pissa" else True,
         target_modules=[name for name in targets if matched[name]],
+        trainable_token_indices=trained_alone(model, tokens) if tokens else None,
     )
     torch.manual_seed(settings.seed)
     adapted = get_peft_model(model, config)

@@ -70,6 +70,9 @@ class TrainSettings:
     spm_rate: float = 0.5
     """The share of those that have the suffix first, where the base knows both orders."""
 
+    add_fim_tokens: bool = False
+    """Give a base that cannot fill in the middle the tokens for it, and train their embeddings beside the rest."""
+
     cuts: Cuts = "random"
     """Where the middle is cut out: random (anywhere), lines (whole ones) or syntax (nodes of the syntax tree)."""
 
@@ -140,10 +143,16 @@ class TrainSettings:
         rate = self.learning_rate
         check("--learning-rate", rate, rate is None or rate > 0, "a number above 0")
         self._check_objective()
+        if self.add_fim_tokens and not (self.fim_rate > 0 and 0 < self.spm_rate < 1):
+            raise SettingsError(
+                "--add-fim-tokens needs samples of both orders to learn its tokens from",
+                "Use a --fim-rate above 0 and a --spm-rate between 0 and 1.",
+            )
         self._check_adapter()
 
     def _check_objective(self) -> None:
         plain: dict[str, Any] = {"fim_rate": 0.5, "spm_rate": 0.5, "cuts": "random", "repository_context": 0}
+        plain |= {"add_fim_tokens": False}
         if self.objective == "fim":
             plain = {"chat_template": "auto"}
         for name, default in plain.items():

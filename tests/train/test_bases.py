@@ -15,7 +15,6 @@ import torch
 from toolchain.contracts.errors import (
     ArtifactError,
     FimbleError,
-    FimTokenError,
     UnsupportedArchitecture,
     UserError,
 )
@@ -70,7 +69,6 @@ REFUSED: list[tuple[Change, type[FimbleError], str]] = [
     (config(model_type="mamba"), UnsupportedArchitecture, "'mamba'"),
     (config(quantization_config={"bits": 4}), ArtifactError, "quantized"),
     (config(vocab_size=100), ArtifactError, "the model only 100 entries"),
-    (without_fim, FimTokenError, "<fim_middle>"),
     (lambda folder: (folder / "tokenizer.json").unlink(), ArtifactError, "no tokenizer.json"),
     (lambda folder: (folder / "tokenizer.json").write_text("{"), ArtifactError, "tokenizer.json cannot be read"),
     (lambda folder: (folder / "adapter_config.json").write_text("{}"), ArtifactError, "is an adapter"),
@@ -86,6 +84,18 @@ def test_a_bad_base_is_refused(
     with pytest.raises(kind, match=message) as caught:
         open_base(str(folder), tmp_path / "cache")
     assert caught.value.next_step
+
+
+def test_what_a_base_lacks_of_fim_is_known(base_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(base_folder, tmp_path / "base")
+    without_fim(folder)
+    base = open_base(str(folder), tmp_path / "cache")
+    assert base.lacks == ("<fim_middle>",)
+    assert "<fim_middle>" in str(base.fim_refusal())
+    path = folder / "tokenizer.json"
+    path.write_text((base_folder / "tokenizer.json").read_text().replace("<fim_pad>", "<other>"))
+    base = open_base(str(folder), tmp_path / "cache")
+    assert (base.lacks, base.spec.pad) == ((), None)
 
 
 def test_a_foreign_folder_is_known_by_what_is_in_it(base_folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tests.train.chatting import write_dialogues
 from tests.train.test_fine_tune import FULL, LORA, same
-from tests.train.tiny import Lines, held_out_loss, load, opened, reopened
+from tests.train.tiny import Lines, held_out_loss, load, opened, reopened, write_base_without_fim
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import MissingExtra
 from toolchain.contracts.progress import Silent
@@ -46,6 +46,7 @@ KILLED = {
     "chat": replace(
         QLORA, objective="chat", optimizer="adamw_8bit", lora_rank=64, max_steps=60, save_every=2, schedule="constant"
     ),
+    "added tokens": replace(LORA, add_fim_tokens=True, max_steps=60, save_every=2),
 }
 IDS = torch.arange(5, 85)[None]
 
@@ -208,10 +209,11 @@ def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
 ) -> None:
     dataset = write_dialogues(tmp_path / "dialogues") if name == "chat" else dataset
     clock = tmp_path / "clock"
+    base = write_base_without_fim(tmp_path / "base") if KILLED[name].add_fim_tokens else base_folder
 
     def begin(out: Path) -> subprocess.Popen[bytes]:
         clock.unlink(missing_ok=True)
-        arguments = [str(path) for path in (dataset, base_folder, out, clock)]
+        arguments = [str(path) for path in (dataset, base, out, clock)]
         process = subprocess.Popen([sys.executable, "-m", "tests.train.killed", *arguments, name])
         while not clock.exists() and process.poll() is None:
             time.sleep(0.001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from toolchain.contracts import fim
 from toolchain.contracts.manifest import writing
@@ -67,6 +68,40 @@ def write_base(folder: Path, dtype: torch.dtype = torch.float32, shape: ScratchS
     make_model(shape, folder)
     if dtype != torch.float32:
         AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
+    return folder
+
+
+def write_base_without_fim(folder: Path, tied: bool = True, spare: int = 0) -> Path:
+    """A Llama of two narrow layers; `spare` rows of its embeddings belong to no token.
+
+    Of control tokens it has an end of text and, as SmolLM2 does, those of StarCoder2 for files and repositories.
+    """
+    folder.mkdir()
+    train_tokenizer(library_texts(TRAIN), SHAPE, folder)
+    path = folder / "tokenizer.json"
+    renamed = path.read_text().replace("<fim_pad>", "<repo_name>").replace("<fim_middle>", "<file_sep>")
+    tokenizer, named = json.loads(renamed), {"<fim_prefix>", "<fim_suffix>"}
+    vocabulary = [token for token in tokenizer["model"]["vocab"] if token not in named]
+    tokenizer["model"]["vocab"] = {token: number for number, token in enumerate(vocabulary)}
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["content"] not in named]
+    path.write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"additional_special_tokens": []}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    shape = AutoConfig.for_model(
+        "llama",
+        vocab_size=len(vocabulary) + spare,
+        max_position_embeddings=SHAPE.context_size,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=128,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
     return folder
 
 

@@ -10,8 +10,8 @@ Token ids are resolved by name and never guessed: a tokenizer without one of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from toolchain.contracts.errors import FimTokenError
@@ -93,20 +93,53 @@ class FimIds:
         return [self.prefix, self.suffix, *suffix, self.middle, *prefix]
 
 
-def detect(token_to_id: Callable[[str], int | None], where: str = "this tokenizer") -> FimSpec:
+def detect(
+    token_to_id: Callable[[str], int | None], where: str = "this tokenizer", end_of_text: str | None = None
+) -> FimSpec:
     """The known FIM specification whose tokens are all in the vocabulary (`token_to_id` gives None for unknown ones).
 
-    Raises FimTokenError, naming the tokens of the nearest specification that are missing.
+    The token for padding may be missing, and `end_of_text` stands for a family's own where that is missing. Raises
+    FimTokenError, naming the tokens of the nearest specification that are missing.
     """
-    missing = {spec: [name for name in spec.control_tokens if token_to_id(name) is None] for spec in KNOWN}
+    specs = [_fitted(spec, token_to_id, end_of_text) for spec in KNOWN]
+    missing = {spec: lacking(spec, token_to_id) for spec in specs}
     for spec, names in missing.items():
         if not names:
             return spec
-    nearest = min(KNOWN, key=lambda spec: (len(missing[spec]), len(spec.control_tokens)))
-    raise FimTokenError(
-        f"{where} lacks the FIM token(s) {', '.join(missing[nearest])}",
-        "Choose a base that was trained to fill in the middle, such as bigcode/starcoderbase-1b.",
+    nearest = min(specs, key=lambda spec: (len(missing[spec]), len(spec.control_tokens)))
+    raise lacks(where, missing[nearest])
+
+
+def to_add(token_to_id: Callable[[str], int | None], end_of_text: str | None = None) -> FimSpec:
+    """What a vocabulary without FIM tokens is to have: StarCoder's, and the end of text that it has already."""
+    return _fitted(STARCODER, token_to_id, end_of_text)
+
+
+def end_of_text(config: Mapping[str, Any], id_to_token: Callable[[int], str | None]) -> str | None:
+    """The token at which a model ends by its `config.json`, by name; None where it names none."""
+    number = config.get("eos_token_id")
+    number = number[0] if isinstance(number, list) and number else number
+    return id_to_token(number) if isinstance(number, int) and number >= 0 else None
+
+
+def lacking(spec: FimSpec, token_to_id: Callable[[str], int | None]) -> tuple[str, ...]:
+    """The control tokens of `spec` that are not in the vocabulary."""
+    return tuple(name for name in spec.control_tokens if token_to_id(name) is None)
+
+
+def lacks(where: str, names: Sequence[str]) -> FimTokenError:
+    """The refusal of a model whose vocabulary lacks the FIM tokens `names`."""
+    return FimTokenError(
+        f"{where} lacks the FIM token(s) {', '.join(names)}",
+        "Train it with --add-fim-tokens, or choose a base that was trained to fill in the middle, "
+        "such as bigcode/starcoderbase-1b.",
     )
+
+
+def _fitted(spec: FimSpec, token_to_id: Callable[[str], int | None], end_of_text: str | None) -> FimSpec:
+    if end_of_text and token_to_id(spec.end_of_text) is None:
+        spec = replace(spec, end_of_text=end_of_text)
+    return replace(spec, pad=spec.pad if spec.pad and token_to_id(spec.pad) is not None else None)
 
 
 def resolve(spec: FimSpec, token_to_id: Callable[[str], int | None], where: str = "this tokenizer") -> FimIds:

@@ -32,6 +32,7 @@ class Pass:
     residual: int
     rank: int = 0
     targets: tuple[str, ...] = ()
+    token_rows: bool = False
     on_gpu: bool = True
 
     @property
@@ -58,11 +59,11 @@ def of_loss(run: Pass) -> int:
     """Bytes at the loss's peak as `train/cross_entropy.py` computes it, a few positions at a time.
 
     Their logits and log-probabilities in float32. Besides all hidden states that predict something, with their
-    gradient, and of a head that is trained the gradient, with what is added to it.
+    gradient, and of a head that is trained the gradient, with what is added to it; of one with rows that are, a copy.
     """
     model = run.model
     positions = min(run.tokens, max(1, LOGITS_AT_ONCE // model.vocab_size))
-    head = FLOAT32 + (run.number if run.mixed else 0) if run.full else 0
+    head = FLOAT32 + (run.number if run.mixed else 0) if run.full else run.number * run.token_rows
     return (
         2 * FLOAT32 * positions * model.vocab_size
         + 2 * run.residual * run.tokens * model.hidden_size

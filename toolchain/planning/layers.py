@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from toolchain.contracts.architectures.facts import Architecture
 
+FIM_TOKENS = 3
+"""What `--add-fim-tokens` adds to a vocabulary that has an end of text."""
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -65,6 +68,11 @@ def adapter_parameters(model: Architecture, rank: int, targets: tuple[str, ...] 
     """Parameters of a LoRA of this rank: two matrices for each layer called as `targets`, else the family's list."""
     adapted = targets or model.lora_targets
     return model.layers * sum(rank * (x.inputs + x.outputs) for x in of_block(model) if x.name in adapted)
+
+
+def token_rows(model: Architecture) -> int:
+    """Parameters of the rows that FIM tokens get: in the embeddings, and in a head of its own."""
+    return FIM_TOKENS * model.hidden_size * (1 if model.tied_head else 2)
 
 
 def multiplied(model: Architecture) -> int:

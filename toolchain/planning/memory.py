@@ -46,7 +46,8 @@ def rule_of_thumb(method: str, parameters: int, trained: int) -> float:
 def trained_parameters(model: Architecture, settings: PlanSettings) -> int:
     if settings.method == "full":
         return model.parameters
-    return layers.adapter_parameters(model, settings.lora_rank, settings.lora_target)
+    rows = layers.token_rows(model) if settings.add_fim_tokens else 0
+    return layers.adapter_parameters(model, settings.lora_rank, settings.lora_target) + rows
 
 
 def terms(
@@ -74,6 +75,7 @@ def terms(
         number=number,
         rank=settings.lora_rank,
         targets=settings.lora_target,
+        token_rows=settings.add_fim_tokens and settings.method != "full",
         on_gpu=on_gpu,
         residual=FLOAT32 if settings.method == "full" else kept,
     )

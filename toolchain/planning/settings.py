@@ -33,6 +33,9 @@ class PlanSettings:
     optimizer: OptimizerName = "adamw"
     """AdamW: adamw, or bitsandbytes' paged_adamw_32bit (states in main memory when a GPU is full) or adamw_8bit."""
 
+    add_fim_tokens: bool = False
+    """Train the rows of three new tokens beside the adapter, for a base that cannot fill in the middle."""
+
     lora_rank: int = 8
     """The rank of the adapter's matrices."""
 

@@ -2,41 +2,52 @@
 
 W' = W + scale · B · A in float32 (Hu et al. 2021, arXiv:2106.09685), its rows of DoRA's lengths where the adapter has
 them, rounded once. Never into a quantized base: that destroys what was learnt, so quantization comes after, also for an
-adapter that was trained over one (QLoRA).
+adapter that was trained over one (QLoRA). Rows of embeddings that the adapter holds are put into place as they are.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.contracts import manifest, weight_files
+from toolchain.contracts import architectures, fim, manifest, weight_files
+from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.chat import template
 from toolchain.contracts.errors import ArtifactError
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
-from train.adapters.peft_folder import AGAIN, DOWN, MAGNITUDE, UP, Adapter, open_adapter
+from toolchain.contracts.tokenizer import FILE as TOKENIZER
+from toolchain.contracts.tokenizer import open_tokenizer
+from train.adapters.peft_folder import AGAIN, DOWN, MAGNITUDE, UP, Adapter, Rows, open_adapter
 from train.bases import CONFIG, GENERATION_CONFIG, Base, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RECIPE = 2
+HEAD = "lm_head.weight"
 
 
 def plan_merge(adapter: Path, base: Base) -> Plan:
     """The checkpoint that `adapter` and `base` make together: the base's shards and names, in 16 bits.
 
-    Raises ArtifactError when the adapter was trained on another base or does not fit this one. An adapter from
-    elsewhere, without a manifest, is taken by its fingerprint.
+    What an adapter of ours, or one with rows for tokens, carries of a tokenizer takes the place of the base's. Raises
+    ArtifactError when the adapter was trained on another base or does not fit this one, and FimTokenError when neither
+    has FIM tokens. An adapter from elsewhere, without a manifest, is taken by its fingerprint.
     """
     opened = open_adapter(adapter)
     parents = (Parent(kind="adapter", digest=_digest(adapter, base), role="adapter"), base.parent)
     headers = weight_files.read_headers(base.folder)
     _check_fit(opened, headers, base)
+    rows = _rows_of_tables(opened, headers, base)
+    facts = _grown(base.facts, rows)
+    tokenizers = [base.folder, adapter] if manifest.is_whole(adapter) or rows else [base.folder]
+    if base.lacks:
+        _check_fim(tokenizers, base)
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         from train.models import copy_tokenizer
@@ -44,23 +55,25 @@ def plan_merge(adapter: Path, base: Base) -> Plan:
         shards = weight_files.shards(base.folder)
         progress.start("Merging", len(shards), "shards")
         for shard in shards:
-            _merge_shard(shard, draft.path / shard.name, opened)
+            _merge_shard(shard, draft.path / shard.name, opened, rows)
             progress.advance()
         progress.finish()
         dtype = "bfloat16" if any(weight.dtype == "BF16" for weight in headers.values()) else "float16"
         _copy_index(base.folder, draft.path)
-        _copy_config(base.folder, draft.path, dtype)
-        copy_tokenizer(base.folder, draft.path)
+        _copy_config(base.folder, draft.path, {"vocab_size": facts.vocab_size}, dtype)
+        for folder in tokenizers:
+            copy_tokenizer(folder, draft.path)
         if (adapter / template.FILE).is_file():  # what it was taught to chat with, in place of the base's
             shutil.copyfile(adapter / template.FILE, draft.path / template.FILE)
         draft.facts |= {
             "name": base.name,
-            "family": base.facts.family,
-            "parameters": base.facts.parameters,
-            "context_size": base.facts.context_size,
+            "family": facts.family,
+            "parameters": facts.parameters,
+            "context_size": facts.context_size,
             "fim": base.spec.to_json(),
             "dtype": dtype,
             "merged_layers": len(opened.updates),
+            **({"merged_rows": len(next(iter(rows.values())).ids)} if rows else {}),
         }
 
     return Plan(kind="checkpoint", recipe=RECIPE, parents=parents, settings={}, write=write)
@@ -95,6 +108,16 @@ def merged(weight: Tensor, down: Tensor, up: Tensor, scale: float, magnitude: Te
     return total if magnitude is None else total * (magnitude.float() / total.norm(dim=1))[:, None]
 
 
+def with_rows(table: Tensor, ids: Sequence[int], rows: Tensor) -> Tensor:
+    """`table (V, H)` with `rows (n, H)` at the indices `ids`, grown as far as they reach."""
+    import torch
+
+    size = max(len(table), max(ids) + 1)
+    grown = torch.cat([table, table.new_zeros(size - len(table), table.shape[1])])
+    grown[list(ids)] = rows.to(table.dtype)
+    return grown
+
+
 def _digest(adapter: Path, base: Base) -> str:
     if not manifest.is_whole(adapter):
         return fingerprint(adapter)
@@ -124,7 +147,42 @@ def _check_fit(adapter: Adapter, headers: dict[str, weight_files.Weight], base: 
             )
 
 
-def _merge_shard(source: Path, out: Path, adapter: Adapter) -> None:
+def _rows_of_tables(adapter: Adapter, headers: dict[str, weight_files.Weight], base: Base) -> dict[str, Rows]:
+    """The adapter's rows by the tables that they go into: also into the copy of a tied head, where one is stored."""
+    tables = dict(adapter.rows)
+    for name, rows in adapter.rows.items():
+        if base.facts.tied_head and HEAD in headers:
+            tables[HEAD] = rows
+        if name not in headers or headers[name].shape[1:] != (rows.columns,):
+            raise ArtifactError(
+                f"{adapter.folder} has rows of {rows.columns} for {name}, which {base.name} has no place for",
+                "Give the base that the adapter was trained on.",
+            )
+    size = _grown(base.facts, tables).vocab_size
+    new = set(range(base.facts.vocab_size, size))
+    untied = set() if base.facts.tied_head else {HEAD}
+    if new and not (untied <= set(tables) and all(new <= set(rows.ids) for rows in tables.values())):
+        raise ArtifactError(
+            f"{adapter.folder} was trained with {size} tokens, and does not hold the rows of all new ones",
+            "Merge it with the tool that it was trained with.",
+        )
+    return tables
+
+
+def _grown(facts: Architecture, rows: Mapping[str, Rows]) -> Architecture:
+    """The facts of a model whose tables have place for `rows`."""
+    size = max([facts.vocab_size, *(max(row.ids) + 1 for row in rows.values())])
+    return architectures.from_config(facts.config | {"vocab_size": size})
+
+
+def _check_fim(tokenizers: Sequence[Path], base: Base) -> None:
+    """Raise FimTokenError unless the last tokenizer there is has what the base lacks."""
+    folder = next((folder for folder in reversed(tokenizers) if (folder / TOKENIZER).is_file()), base.folder)
+    if names := fim.lacking(base.spec, open_tokenizer(folder).token_to_id):
+        raise fim.lacks(str(folder / TOKENIZER), names)
+
+
+def _merge_shard(source: Path, out: Path, adapter: Adapter, rows: Mapping[str, Rows]) -> None:
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -144,6 +202,8 @@ def _merge_shard(source: Path, out: Path, adapter: Adapter) -> None:
                 weight = merged(weight, parts[0], parts[1], update.scale, *parts[2:])
                 # Rounding to bfloat16 cannot overflow unless the sum itself did, which is refused below.
                 weight = weight.to(dtype) if dtype == torch.bfloat16 else weight
+            if name in rows:
+                weight = with_rows(weight, rows[name].ids, changes.get_tensor(rows[name].stem))
             tensors[name] = to_16_bits(name, weight)
     save_file(tensors, out, metadata={**metadata, "format": "pt"})
 
@@ -161,12 +221,12 @@ def _copy_index(base: Path, out: Path) -> None:
         _write_json(out / source.name, index)
 
 
-def _copy_config(base: Path, out: Path, dtype: str) -> None:
+def _copy_config(base: Path, out: Path, changes: dict[str, Any], dtype: str) -> None:
     if (base / GENERATION_CONFIG).is_file():
         shutil.copyfile(base / GENERATION_CONFIG, out / GENERATION_CONFIG)
     config: dict[str, Any] = json.loads((base / CONFIG).read_text(encoding="utf-8"))
     named = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
-    _write_json(out / CONFIG, config | dict.fromkeys(named, dtype))
+    _write_json(out / CONFIG, config | changes | dict.fromkeys(named, dtype))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """Reading a LoRA adapter in PEFT's layout: which of the base's weights it changes, and by what.
 
+That are linear layers, and rows of the embeddings where tokens were trained (`trainable_token_indices`).
+
 Scale and patterns as in PEFT's `LoraLayer`: alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA
 (Kalajdzievski 2023, arXiv:2312.03732); DoRA's magnitudes (Liu et al. 2024, arXiv:2402.09353). What this cannot express
 exactly is refused by name.
@@ -21,6 +23,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 DOWN, UP, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+ROWS = ".token_adapter.trainable_tokens_delta"
 PLAIN = "Use a plain LoRA adapter of linear layers."
 AGAIN = "Fetch the adapter again, or remove it and train it again."
 REFUSED: dict[str, tuple[Any, ...]] = {
@@ -29,7 +32,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "lora_bias": (None, False),
     "modules_to_save": (None, []),
     "layer_replication": (None, []),
-    "trainable_token_indices": (None, [], {}),
     "target_parameters": (None, []),
 }
 """Options of PEFT that change more than W + scale · B · A, with the values that switch them off."""
@@ -51,9 +53,22 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The base's table `name` gets the tensor `stem`, `(n, columns)`, as its rows `ids`, where it may have to grow."""
+
+    name: str
+    stem: str
+    ids: tuple[int, ...]
+    columns: int
+
+
+@dataclass(frozen=True)
 class Adapter:
+    """By the names of the base's weights, the `updates` of its linear layers and the `rows` of its embeddings."""
+
     folder: Path
     updates: dict[str, Update]
+    rows: dict[str, Rows]
 
     @property
     def weights(self) -> Path:
@@ -75,14 +90,15 @@ def open_adapter(folder: Path) -> Adapter:
             raise ArtifactError(f"{folder} is {what}, which cannot be merged", PLAIN)
     parts = (DOWN, UP, MAGNITUDE) if config.get("use_dora") else (DOWN, UP)
     header = weight_files.read_header(folder / WEIGHTS)
-    foreign = [name for name in header if not (name.startswith(PREFIX) and name.endswith(parts))]
+    foreign = [name for name in header if not (name.startswith(PREFIX) and name.endswith((*parts, ROWS)))]
     if foreign:
         raise ArtifactError(f"{folder} holds {foreign[0]}, which is no weight of a linear layer's LoRA", PLAIN)
-    stems = sorted({_stem(name) for name in header})
+    stems = sorted({_stem(name) for name in header if not name.endswith(ROWS)})
     if not stems:
         raise ArtifactError(f"{folder} holds no weights", AGAIN)
     updates = (_update(folder, stem, header, config) for stem in stems)
-    return Adapter(folder, {update.name: update for update in updates})
+    rows = (_rows(folder, name, weight.shape, config) for name, weight in header.items() if name.endswith(ROWS))
+    return Adapter(folder, {update.name: update for update in updates}, {row.name: row for row in rows})
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -121,6 +137,21 @@ def _update(folder: Path, stem: str, header: dict[str, weight_files.Weight], con
     if dora and (stem + MAGNITUDE not in header or header[stem + MAGNITUDE].shape != (up.shape[0],)):
         raise ArtifactError(f"{folder} is a DoRA adapter and lacks the magnitudes of {name}", AGAIN)
     return Update(f"{name}.weight", stem, up.shape[0], down.shape[1], scale, dora)
+
+
+def _rows(folder: Path, stem: str, shape: tuple[int, ...], config: dict[str, Any]) -> Rows:
+    layer = stem.removeprefix(PREFIX).removesuffix(ROWS)
+    indices = config.get("trainable_token_indices")
+    if isinstance(indices, dict):
+        indices = next((ids for name, ids in indices.items() if f".{layer}".endswith(f".{name}")), None)
+    ids = indices if isinstance(indices, list) else []
+    known = {number for number in ids if isinstance(number, int) and number >= 0}
+    if not ids or len(known) != len(ids) or len(shape) != 2 or shape[0] != len(ids):
+        raise ArtifactError(
+            f"{folder / CONFIG} does not say which tokens the rows of {layer} belong to",
+            "Use the configuration and the weights of one adapter.",
+        )
+    return Rows(f"{layer}.weight", stem, tuple(ids), shape[1])
 
 
 def _stem(name: str) -> str:

@@ -28,6 +28,8 @@ def relative_to_base(weights: Mapping[str, Tensor], first: Mapping[str, Tensor])
             made[name] = torch.cat([weight, first[name]], dim=0)
         elif name.endswith(UP):
             made[name] = torch.cat([weight, -first[name]], dim=1)
+        else:
+            made[name] = weight  # no part of a LoRA
     return made
 
 

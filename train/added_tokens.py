@@ -1,0 +1,88 @@
+"""Tokens that a base gets for training: which ids they have, and its tokenizer's files with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolchain.contracts import architectures
+from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.tokenizer import FILE, open_tokenizer
+from train.bases import TOKENIZER_FILES, Base
+
+SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+"""As the tokenizers library writes a control token."""
+
+
+@dataclass(frozen=True)
+class AddedTokens:
+    """Ids by the tokens' names, and the facts of the base once its embeddings have rows for them."""
+
+    ids: dict[str, int]
+    facts: Architecture
+
+
+def for_base(base: Base) -> AddedTokens:
+    """Ids for the tokens that `base` lacks, from its tokenizer's last one on.
+
+    Where the embeddings have more rows than the tokenizer has tokens, those are used; else the embeddings grow.
+    """
+    first = max(open_tokenizer(base.folder).get_vocab().values()) + 1
+    ids = {name: first + number for number, name in enumerate(base.lacks)}
+    size = max(base.facts.vocab_size, first + len(ids))
+    return AddedTokens(ids, architectures.from_config(base.facts.config | {"vocab_size": size}))
+
+
+def write_tokenizer(source: Path, ids: dict[str, int], out: Path) -> None:
+    """The files of the tokenizer in `source`, with the tokens `ids`, in the folder `out`.
+
+    Raises ArtifactError for a tokenizer that does not give them these ids.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+    entries = {number: {"content": name, **SPECIAL} for name, number in ids.items()}
+
+    tokenizer = _read(out / FILE)
+    added = [*(tokenizer.get("added_tokens") or []), *({"id": number, **entries[number]} for number in entries)]
+    _write(out / FILE, tokenizer | {"added_tokens": sorted(added, key=lambda token: token["id"])})
+    if (out / "tokenizer_config.json").is_file():
+        config = _with_names(_read(out / "tokenizer_config.json"), ids)
+        if "added_tokens_decoder" in config:
+            config["added_tokens_decoder"] |= {str(number): entry for number, entry in entries.items()}
+        _write(out / "tokenizer_config.json", config)
+    if (out / "special_tokens_map.json").is_file():
+        _write(out / "special_tokens_map.json", _with_names(_read(out / "special_tokens_map.json"), ids))
+    if (out / "added_tokens.json").is_file():
+        _write(out / "added_tokens.json", _read(out / "added_tokens.json") | ids)
+
+    found = open_tokenizer(out).token_to_id
+    if wrong := [name for name, number in ids.items() if found(name) != number]:
+        raise ArtifactError(
+            f"{source / FILE} has gaps between its token ids, and {wrong[0]} cannot be added behind the last one",
+            "Choose another base.",
+        )
+
+
+def _with_names(content: dict[str, Any], names: dict[str, int]) -> dict[str, Any]:
+    """`content` with `names` among its special tokens; transformers 5 calls them extra, 4 additional."""
+    key = "extra_special_tokens" if isinstance(content.get("extra_special_tokens"), list) else None
+    key = key or "additional_special_tokens"
+    return content | {key: [*(content.get(key) or []), *names]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error})", "Fetch or write that file again.") from None
+    return content
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
