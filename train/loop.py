@@ -223,11 +223,14 @@ class Run:
         mean = round(sum(record.since) / len(record.since), 6) if record.since else None
         rate = learning_rate(record.step, self.steps, self.settings) if record.step else None
         point = Point(record.step, mean, found.loss, found.bits_per_byte, rate)
-        if record.best is None or point.loss < record.best.loss:
+        better = record.best is None or point.loss < record.best.loss
+        if better:
             self.states.save_best(record.step, self.weights)
-            record.best = point
+        self.updating = True
+        record.best = point if better else record.best
         record.curve.append(point)
         record.since.clear()
+        self.updating = False
         self.tracker.point(point.step, {"loss/held-out": point.loss, "bits per byte": point.bits_per_byte})
         trained = f"loss {mean:.3f}, " if mean is not None else ""
         self.progress.say(

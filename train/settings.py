@@ -21,6 +21,11 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 LEARNING_RATES: dict[str, float] = {"lora": 5e-4, "qlora": 5e-4, "full": 5e-5}
 
 
+def check_seed(seed: int) -> None:
+    """Raise SettingsError for a seed that a step's number could take out of what PyTorch's generators accept."""
+    check("--seed", seed, 0 <= seed < 1 << 32, f"a number from 0 to {(1 << 32) - 1}")
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """The defaults are the reference recipe's for starcoderbase-1b."""
@@ -130,8 +135,9 @@ class TrainSettings:
             at_least(flag(name), getattr(self, name), 1)
         for name in ("patience", "save_every", "lora_rank", "lora_alpha"):
             at_least(flag(name), getattr(self, name), 1)
-        for name in ("warmup_steps", "repository_context", "seed"):
+        for name in ("warmup_steps", "repository_context"):
             at_least(flag(name), getattr(self, name), 0)
+        check_seed(self.seed)
         most, context = self.sequence_length // 2, self.repository_context
         check("--repository-context", context, context <= most, f"at most {most}, half of the sequence")
         for name in ("fim_rate", "spm_rate"):
@@ -234,8 +240,8 @@ class ScratchSettings:
         at_least("--context-size", self.context_size, 64)
         for name in ("layers", "max_steps", "batch_size", "evaluate_every", "evaluate_sequences"):
             at_least(flag(name), getattr(self, name), 1)
-        for name in ("warmup_steps", "seed"):
-            at_least(flag(name), getattr(self, name), 0)
+        at_least("--warmup-steps", self.warmup_steps, 0)
+        check_seed(self.seed)
         size, rate = self.hidden_size, self.learning_rate
         check("--hidden-size", size, size >= 64 and size % 64 == 0, "a multiple of 64, the width of a head")
         check("--learning-rate", rate, rate > 0, "a number above 0")

@@ -33,6 +33,7 @@ BAD: list[tuple[str, Any]] = [
     ("patience", 0),
     ("save_every", 0),
     ("seed", -1),
+    ("seed", 1 << 32),
 ]
 
 
