@@ -45,7 +45,7 @@ def test_bundle_completes(bundle: Path) -> None:
     done, again = completer.complete(request), completer.complete(request)
     assert 0 < done.statistics.generated <= 5
     assert again.text == done.text
-    assert again.statistics.reused == done.prompt_tokens - 1
+    assert (again.statistics.reused, again.statistics.prefilled) == (done.statistics.prefilled - 1, 1)
 
 
 def test_a_chat_reads_only_what_its_last_turn_added(checkpoint: Path, tmp_path: Path) -> None:
