@@ -77,8 +77,8 @@ def test_the_files_are_checked_once(bundle: Path) -> None:
     first, second = Told(), Told()
     load_runner(open_bundle(bundle), first)
     load_runner(open_bundle(bundle), second)
-    assert first.titles == ["checking the bundle's files"]
-    assert second.titles == []
+    assert first.titles[0] == "checking the bundle's files"
+    assert second.titles == first.titles[1:]
 
 
 def test_a_flipped_byte_is_found_also_later(bundle: Path) -> None:
