@@ -13,6 +13,7 @@ and not judged.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import shutil
@@ -183,11 +184,9 @@ def prepare(work: Path, tiny: bool) -> tuple[Path, Path]:
 def check(case: Case, work: Path) -> dict[str, Any]:
     """Train, and say what became of loss, speed and memory."""
     dataset, tokenizer = prepare(work, case.model.vocab_size == TINY["vocab_size"])
-    import bitsandbytes  # noqa: F401  # so that no library counts as the model's memory
-    import peft  # noqa: F401
-    import transformers.models.gpt_bigcode.modeling_gpt_bigcode  # noqa: F401
-
-    watch, running = Watch(case.device), RunSettings(device=case.device.type)  # type: ignore[arg-type]
+    for library in ("bitsandbytes", "peft", "transformers.models.gpt_bigcode.modeling_gpt_bigcode"):
+        importlib.import_module(library)  # so that no library counts as the model's memory
+    watch, running = Watch(case.device), RunSettings(device=case.device.type)
     with tempfile.TemporaryDirectory(dir=work) as name:
         folder = Path(name)
         write_checkpoint(folder / "base", case.model, "initial")

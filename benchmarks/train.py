@@ -198,7 +198,7 @@ def trainer(work: Path, base: Base, settings: TrainSettings) -> tuple[list[Momen
         model = models.open_model(base.folder, torch.float32, device)
     times: list[Moment] = []
 
-    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    class Watch(TrainerCallback):
         def on_step_end(self, *arguments: Any, **named: Any) -> None:
             times.append(now())
 

@@ -28,7 +28,7 @@ class Healer:
         self._texts = [text for text, _ in ordered]
         self._tokens = np.array([token for _, token in ordered], np.int64)
 
-    def split(self, prompt: Sequence[int]) -> tuple[Sequence[int], Beginning] | None:
+    def split(self, prompt: Sequence[int]) -> tuple[Sequence[int], Tail] | None:
         """`prompt` without its last token, and what has to be generated instead; None where nothing is gained.
 
         That is the case for a control token, part of a character, a token that begins no other, and a prompt of one.
@@ -37,7 +37,7 @@ class Healer:
         if tail is None or len(prompt) < 2 or len(self.fitting(tail)) < 2:
             return None
         try:
-            return prompt[:-1], Beginning(self, tail.decode())
+            return prompt[:-1], Tail(self, tail.decode())
         except UnicodeDecodeError:
             return None
 
@@ -56,8 +56,8 @@ class Healer:
         return at if at < len(self._texts) and self._texts[at] == text else None
 
 
-class Beginning:
-    """The text that a generation has to begin with, as the engine asks for it (`serve/engine/engine.py`)."""
+class Tail:
+    """The text of the token that was taken off, with which generation begins: a `Beginning` for the engine."""
 
     def __init__(self, healer: Healer, text: str) -> None:
         self.text = text

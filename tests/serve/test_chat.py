@@ -111,7 +111,7 @@ def chat_of(bundle: Bundle, template: str, folder: Path) -> Chat:
 
 
 def said(turns: Sequence[tuple[str, str]]) -> list[Message]:
-    return [Message(role, content) for role, content in turns]  # type: ignore[arg-type]  # any role
+    return [Message(role, content) for role, content in turns]
 
 
 def read(chat: Chat, ids: Sequence[int]) -> str:

@@ -216,7 +216,7 @@ def test_a_key_is_asked_for(bundle: Bundle) -> None:
     completer = completer_for(bundle, saying(bundle, "ok"))[0]
     with serving(completer, ServeSettings(api_key="secret")) as client:
         for header in ("", "Bearer", "Bearer wrong", "secret", "Bearer sécret", "Basic secret"):
-            reply = client.post("/", json=BODY, headers={"Authorization": header.encode("latin-1")})  # type: ignore[dict-item]
+            reply = client.post("/", json=BODY, headers={"Authorization": header.encode("latin-1")})
             assert reply.status_code == 401
             assert reply.json()["error"]
         assert client.post("/", json=BODY, headers={"Authorization": "Bearer secret"}).status_code == 200

@@ -31,7 +31,7 @@ SECONDS = 20
 def test_it_has_the_servers_paths(bundle: Bundle) -> None:
     # A route needs no model, and all of ours have methods.
     routes = Server.__new__(Server).app().routes
-    served = {f"{min(route.methods - {'HEAD'} or route.methods)} {route.path.replace(':path', '')}" for route in routes}  # type: ignore[attr-defined]
+    served = {f"{min(route.methods - {'HEAD'} or route.methods)} {route.path.replace(':path', '')}" for route in routes}
     assert set(OPERATIONS) == served
 
 

@@ -72,7 +72,7 @@ def test_logits_that_are_no_numbers_are_an_error(bad: float, temperature: float)
 )
 def test_sampling_checks_itself(values: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="cannot be used"):
-        Sampling(**values)  # type: ignore[arg-type]
+        Sampling(**values)
 
 
 def test_a_repetition_penalty_makes_what_occurred_less_likely() -> None:

@@ -120,5 +120,5 @@ def test_addresses() -> None:
 )
 def test_settings_check_themselves(values: dict[str, object], flag: str) -> None:
     with pytest.raises(SettingsError, match=flag) as caught:
-        ServeSettings(**values)  # type: ignore[arg-type]
+        ServeSettings(**values)
     assert caught.value.next_step

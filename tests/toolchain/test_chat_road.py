@@ -12,17 +12,17 @@ pytestmark = [pytest.mark.train, pytest.mark.compile]
 pytest.importorskip("peft", reason="needs the train extra")
 pytest.importorskip("tvm", reason="needs the compile extra")
 
-from serve.backends.native import Native, open_native  # noqa: E402
-from serve.bundle import open_bundle  # noqa: E402
-from serve.completer import Completer  # noqa: E402
-from tests.serve.conftest import serving  # noqa: E402
-from tests.toolchain.conftest import Fimble  # noqa: E402
-from tests.train.chatting import CHATML, dialogues, write_chat_base, write_dialogues  # noqa: E402
-from tests.train.tiny import opened  # noqa: E402
-from toolchain.contracts.chat.format import Message  # noqa: E402
-from toolchain.contracts.progress import Silent  # noqa: E402
-from train.material import chat_sampler  # noqa: E402
-from train.settings import TrainSettings  # noqa: E402
+from serve.backends.native import Native, open_native
+from serve.bundle import open_bundle
+from serve.completer import Completer
+from tests.serve.conftest import serving
+from tests.toolchain.conftest import Fimble
+from tests.train.chatting import CHATML, dialogues, write_chat_base, write_dialogues
+from tests.train.tiny import opened
+from toolchain.contracts.chat.format import Message
+from toolchain.contracts.progress import Silent
+from train.material import chat_sampler
+from train.settings import TrainSettings
 
 STEPS = ("--max-steps", 4, "--batch-size", 2, "--gradient-accumulation", 1, "--evaluate-sequences", 4)
 
@@ -59,7 +59,7 @@ def test_what_was_taught_is_what_is_asked(fimble: Fimble, tmp_path: Path, templa
 
     bundle = open_bundle(tmp_path / "bundle")
     backend = Listening(open_native(bundle, Silent()))
-    settings = TrainSettings(objective="chat", chat_template=template, sequence_length=128)  # type: ignore[arg-type]
+    settings = TrainSettings(objective="chat", chat_template=template, sequence_length=128)
     sampler = chat_sampler(opened(base), settings)[1]
     turns = [
         Message("user", "1 + 1?"),
@@ -70,7 +70,7 @@ def test_what_was_taught_is_what_is_asked(fimble: Fimble, tmp_path: Path, templa
     asking = [turns, [Message("system", "Be short."), *turns], *(said for said in dialogues() if len(said) == 2)]
     assert [len(sampler.cut(messages).samples) for messages in asking[:2]] == [1, 1]
     expected = []
-    with serving(Completer(bundle, backend)) as client:  # type: ignore[arg-type]  # a backend by its methods
+    with serving(Completer(bundle, backend)) as client:
         for messages in asking:
             sample = sampler.cut(messages).samples[0]
             answers = [at for at, message in enumerate(messages) if message.role == "assistant"]

@@ -44,7 +44,7 @@ def test_the_servers_paths_and_flags_are_documented() -> None:
     routes = {
         f"{min(route.methods - {'HEAD'} or route.methods)} {route.path.replace(':path', '')}"
         for route in server.app().routes
-    }  # type: ignore[attr-defined]
+    }
     assert set(re.findall(r"^\| `((?:GET|HEAD|POST) [^`]+)`", SERVER, flags=re.MULTILINE)) == routes
     shown = dict(re.findall(r"^\| `(--[a-z-]+)` \| `?(\w[\w.]*)`? \|", SERVER, flags=re.MULTILINE))
     values = {field.name: "none" if field.default in (None, ()) else field.default for field in fields(ServeSettings)}

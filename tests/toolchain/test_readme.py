@@ -11,7 +11,7 @@ import typer
 from toolchain.commands import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = typer.main.get_command(app).commands
 
 
 def mentioned() -> list[str]:

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from tests.train.test_distributed import job, told, torchrun
 from tests.train.test_fine_tune import FULL, LORA, same
-from tests.train.tiny import Lines, load, opened, write_base_without_fim
+from tests.train.tiny import failed_and_resumed, load, opened, write_base_without_fim
 from toolchain.contracts import architectures, manifest
 from toolchain.contracts.errors import ArtifactError, FimTokenError, SettingsError
 from toolchain.contracts.progress import Silent
@@ -209,17 +209,10 @@ def test_peft_and_transformers_load_what_is_written(
 def test_an_interrupted_run_ends_with_the_same_bits(
     dataset: Path, bases: dict[str, Path], trained: dict[str, Path], tmp_path: Path
 ) -> None:
-    def fail() -> None:
-        raise OSError("the lights went out")
-
     for name in ("untied", "full"):
         base, settings = CASES[name]
         plan = plan_train(dataset, opened(bases[base]), settings)
-        for step in (4, 10):
-            with pytest.raises(OSError, match="the lights"):
-                execute(plan, tmp_path / name, Lines(step, fail))
-        resumed = Lines()
-        execute(plan, tmp_path / name, resumed)
+        resumed = failed_and_resumed(plan, tmp_path / name)
         assert "Resuming after step 9 of 12" in resumed.lines
         assert same(tmp_path / name, trained[name])
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.train.chatting import CHATML, SPECIAL, dialogues, write_chat_base, write_dialogues
 from tests.train.test_fine_tune import FULL, LORA, same
-from tests.train.tiny import Lines, opened
+from tests.train.tiny import Lines, failed_and_resumed, opened
 from toolchain.contracts import manifest
 from toolchain.contracts.chat.format import Message
 from toolchain.contracts.errors import ArtifactError, SettingsError, TemplateRefusal
@@ -314,15 +314,8 @@ def test_the_held_out_loss_of_answers_goes_down(
 def test_an_interrupted_run_ends_with_the_same_bits(
     chat_data: Path, chat_base: Path, trained: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    def fail() -> None:
-        raise OSError("the lights went out")
-
     plan = plan_train(chat_data, opened(chat_base), METHODS[name])
-    for step in (4, 10):
-        with pytest.raises(OSError, match="the lights"):
-            execute(plan, tmp_path / "out", Lines(step, fail))
-    resumed = Lines()
-    execute(plan, tmp_path / "out", resumed)
+    resumed = failed_and_resumed(plan, tmp_path / "out")
     assert "Resuming after step 9 of 12" in resumed.lines
     assert same(tmp_path / "out", trained[name])
     assert manifest.read(tmp_path / "out").digest == manifest.read(trained[name]).digest

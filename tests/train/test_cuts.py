@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.test_fine_tune import LORA
-from tests.train.tiny import TRAIN, library_texts, opened
+from tests.train.tiny import TRAIN, library_texts, opened, without
 from toolchain.contracts import fim
 from toolchain.contracts.errors import MissingExtra, SettingsError
 from toolchain.contracts.progress import Silent
@@ -142,10 +142,7 @@ def test_context_for_a_base_without_a_separator_is_refused(dataset: Path, base_f
 
 
 def test_syntax_without_its_extra_is_refused(dataset: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib import util
-
-    found = util.find_spec
-    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "tree_sitter_rust" else found(name))
+    without(monkeypatch, "tree_sitter_rust")
     with pytest.raises(MissingExtra, match="tree_sitter_rust is not installed"):
         plan_train(dataset, opened(base_folder), replace(LORA, cuts="syntax"))
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import filesystem
 
-from tests.train.tiny import SHAPE, Lines, load, opened, write_base, write_dataset
+from tests.train.tiny import SHAPE, Lines, fail, load, opened, write_base, write_dataset
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import ArtifactError, SettingsError, StageError
 from toolchain.contracts.progress import Silent
@@ -145,9 +145,6 @@ def test_nothing_written_names_a_path_of_this_machine(
 def test_an_interrupted_run_ends_with_the_same_bits(
     dataset: Path, base_folder: Path, undisturbed: dict[str, Path], tmp_path: Path, settings: TrainSettings
 ) -> None:
-    def fail() -> None:
-        raise OSError("the lights went out")
-
     def interrupt() -> None:
         raise KeyboardInterrupt
 

@@ -80,5 +80,5 @@ def test_what_fails_or_takes_too_long_says_why(tmp_path: Path) -> None:
     from benchmarks.gpu_check import Where, call
 
     (tmp_path / "x").mkdir()
-    assert call(["no_such_module"], Where("cpu", True, tmp_path, 60))[1].endswith("No module named no_such_module")  # type: ignore[union-attr]
+    assert call(["no_such_module"], Where("cpu", True, tmp_path, 60))[1].endswith("No module named no_such_module")
     assert call(["http.server", "0"], Where("cpu", True, tmp_path, 1.2))[1] == "it took more than 0.02 minutes"

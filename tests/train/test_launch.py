@@ -58,7 +58,7 @@ def test_flags_of_launching_are_taken_out_and_no_others() -> None:
 )
 def test_contradictions_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        LaunchSettings(**values)  # type: ignore[arg-type]
+        LaunchSettings(**values)
 
 
 def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,15 @@ from safetensors.torch import load_file
 
 from tests.train.chatting import write_dialogues
 from tests.train.test_fine_tune import FULL, LORA, same
-from tests.train.tiny import Lines, held_out_loss, load, opened, reopened, write_base_without_fim
+from tests.train.tiny import (
+    failed_and_resumed,
+    held_out_loss,
+    load,
+    opened,
+    reopened,
+    without,
+    write_base_without_fim,
+)
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import MissingExtra
 from toolchain.contracts.progress import Silent
@@ -168,15 +176,8 @@ def test_a_pissa_adapter_is_a_plain_one_of_the_original_base(trained: dict[str, 
 def test_an_interrupted_run_ends_with_the_same_bits(
     dataset: Path, base_folder: Path, trained: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    def fail() -> None:
-        raise OSError("the lights went out")
-
     plan = plan_train(dataset, opened(base_folder), METHODS[name])
-    for step in (4, 10):
-        with pytest.raises(OSError, match="the lights"):
-            execute(plan, tmp_path / "out", Lines(step, fail))
-    resumed = Lines()
-    execute(plan, tmp_path / "out", resumed)
+    resumed = failed_and_resumed(plan, tmp_path / "out")
     assert "Resuming after step 9 of 12" in resumed.lines
     assert same(tmp_path / "out", trained[name])
 
@@ -184,10 +185,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 def test_without_bitsandbytes_qlora_is_refused_before_the_work(
     dataset: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from importlib import util
-
-    found = util.find_spec
-    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    without(monkeypatch, "bitsandbytes")
     with pytest.raises(MissingExtra, match="bitsandbytes is not installed"):
         plan_train(dataset, opened(base_folder), TrainSettings(method="qlora"))
 

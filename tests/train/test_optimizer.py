@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.train.test_fine_tune import LORA
-from tests.train.tiny import Lines, opened
+from tests.train.tiny import Lines, opened, without
 from toolchain.contracts.errors import MissingExtra, SettingsError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
@@ -37,9 +37,9 @@ def step(made: object, trained: dict[str, Tensor], number: int) -> None:
     torch.manual_seed(number)
     for weight in trained.values():
         weight.grad = torch.randn_like(weight)
-    for group in made.param_groups:  # type: ignore[attr-defined]
+    for group in made.param_groups:
         group["lr"] = 0.01 / number
-    made.step()  # type: ignore[attr-defined]
+    made.step()
 
 
 def after(name: OptimizerName, steps: int) -> tuple[object, dict[str, Tensor]]:
@@ -107,9 +107,6 @@ def test_several_processes_have_no_whole_weights(
 def test_without_bitsandbytes_they_are_refused_before_the_work(
     dataset: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from importlib import util
-
-    found = util.find_spec
-    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    without(monkeypatch, "bitsandbytes")
     with pytest.raises(MissingExtra, match="bitsandbytes is not installed"):
         plan_train(dataset, opened(base_folder), replace(LORA, optimizer="paged_adamw_32bit"))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.toolchain.airplane import GUARD
 from tests.train.test_fine_tune import LORA
-from tests.train.tiny import Lines, opened
+from tests.train.tiny import Lines, fail, opened, without
 from toolchain.contracts.errors import MissingExtra
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
@@ -40,9 +40,6 @@ def curves(folder: Path) -> dict[str, dict[int, float]]:
 def test_an_interrupted_run_has_the_curves_of_an_undisturbed_one(
     dataset: Path, base_folder: Path, tmp_path: Path
 ) -> None:
-    def fail() -> None:
-        raise OSError("the lights went out")
-
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -87,9 +84,6 @@ def test_tracking_reaches_for_no_network(dataset: Path, base_folder: Path, tmp_p
 def test_without_tensorboard_it_is_refused_before_the_work(
     dataset: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from importlib import util
-
-    found = util.find_spec
-    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "tensorboard" else found(name))
+    without(monkeypatch, "tensorboard")
     with pytest.raises(MissingExtra, match="tensorboard is not installed"):
         plan_train(dataset, opened(base_folder), LORA, RunSettings(track="curves"))

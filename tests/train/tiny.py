@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from toolchain.contracts import fim
 from toolchain.contracts.manifest import writing
+from toolchain.contracts.stage import Plan, execute
 from train import models, quantization
 from train.bases import Base, open_base
 from train.dataset import open_texts
@@ -179,3 +182,23 @@ class Lines:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
+
+
+def fail() -> None:
+    raise OSError("the lights went out")
+
+
+def failed_and_resumed(plan: Plan, out: Path, steps: Sequence[int] = (4, 10)) -> Lines:
+    """Carry out `plan` until it fails after each of `steps`, counted from where it began, and then to its end."""
+    for step in steps:
+        with pytest.raises(OSError, match="the lights"):
+            execute(plan, out, Lines(step, fail))
+    resumed = Lines()
+    execute(plan, out, resumed)
+    return resumed
+
+
+def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Have `package` count as not installed."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))

@@ -59,8 +59,8 @@ def watch(seen: dict[str, Any], kill_at: int | None) -> None:
         return step_before(run)
 
     step_before = getattr(original, "original", original)
-    step.original = step_before  # type: ignore[attr-defined]
-    loop.Run._step = step  # type: ignore[method-assign]
+    step.original = step_before
+    loop.Run._step = step
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ pytestmark = pytest.mark.train
 torch = pytest.importorskip("torch", reason="needs the train extra")
 pytest.importorskip("bitsandbytes", reason="needs the qlora extra")
 
-from tests.toolchain.planning import shapes  # noqa: E402
-from toolchain.contracts import architectures  # noqa: E402
-from toolchain.planning import activations, layers, memory  # noqa: E402
-from toolchain.planning.activations import Pass  # noqa: E402
-from toolchain.planning.settings import PlanSettings  # noqa: E402
+from tests.toolchain.planning import shapes
+from toolchain.contracts import architectures
+from toolchain.planning import activations, layers, memory
+from toolchain.planning.activations import Pass
+from toolchain.planning.settings import PlanSettings
 
 ERROR = 0.01
 PEAK_ERROR = 0.1
@@ -73,7 +73,7 @@ def test_the_peak_of_a_pass(family: str, method: str, vocabulary: int, dtype: to
     config = shapes.config(family, 4) | {"vocab_size": vocabulary}
     model = architectures.from_config(config)
     settings = PlanSettings(
-        method=method,  # type: ignore[arg-type]
+        method=method,
         batch_size=shapes.BATCH,
         sequence_length=shapes.LENGTH,
         lora_rank=shapes.RANK,

@@ -79,7 +79,7 @@ def test_what_an_adapters_base_moves() -> None:
     model, rank = models.read("bigcode/starcoder"), 8
     adapter, outside = layers.adapter_parameters(model, rank), model.parameters - layers.block_weights(model)
     moved = {
-        method: duration.moved_bytes(model, replace(PLAIN, method=method, lora_rank=rank), 2)  # type: ignore[arg-type]
+        method: duration.moved_bytes(model, replace(PLAIN, method=method, lora_rank=rank), 2)
         for method in ("lora", "qlora")
     }
     assert moved["lora"] == (2 * 2 * model.parameters + 4 * adapter) / 2

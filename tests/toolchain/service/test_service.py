@@ -156,7 +156,7 @@ def test_a_key_comes_out_of_its_file_as_it_went_in(key: str) -> None:
     # systemd: within double quotes a backslash escapes these four signs, and nothing else.
     (value,) = re.fullmatch(
         rb'FIMBLE_API_KEY="((?:[^"\\]|\\["\\`$])*)"\n', environment_file({"FIMBLE_API_KEY": key})
-    ).groups()  # type: ignore[union-attr]
+    ).groups()
     assert re.sub(rb'\\(["\\`$])', rb"\1", value).decode() == key
 
 

@@ -16,11 +16,11 @@ from toolchain.contracts.stage import execute, is_current
 pytestmark = pytest.mark.train
 pytest.importorskip("pyarrow", reason="needs the train extra")
 
-import pyarrow.parquet  # noqa: E402
+import pyarrow.parquet
 
-from train.data import collect as stage  # noqa: E402
-from train.data import shards  # noqa: E402
-from train.data.settings import CollectSettings  # noqa: E402
+from train.data import collect as stage
+from train.data import shards
+from train.data.settings import CollectSettings
 
 MIT = b"Permission is hereby granted, free of charge, to any person obtaining a copy"
 TOPICS = ("alpha", "beta", "gamma", "delta", "omega", "kappa", "sigma", "theta")

@@ -11,8 +11,8 @@ from toolchain.contracts.errors import SourceError
 pytestmark = pytest.mark.train
 pytest.importorskip("rensa", reason="needs the train extra")
 
-from train.data.dedup import EXACT, NEAR, Duplicates, signature_of  # noqa: E402
-from train.data.split import heldout  # noqa: E402
+from train.data.dedup import EXACT, NEAR, Duplicates, signature_of
+from train.data.split import heldout
 
 
 def jaccard(left: bytes, right: bytes) -> float:

@@ -17,8 +17,8 @@ from toolchain.contracts.stage import execute, is_current
 pytestmark = pytest.mark.train
 pytest.importorskip("pyarrow", reason="needs the train extra")
 
-from train.data import dialogues as stage  # noqa: E402
-from train.data.settings import DialogueSettings  # noqa: E402
+from train.data import dialogues as stage
+from train.data.settings import DialogueSettings
 
 Turns = list[tuple[str, str]]
 ASKED: Turns = [

@@ -9,10 +9,10 @@ from toolchain.contracts.errors import SettingsError
 pytestmark = pytest.mark.train
 pytest.importorskip("pathspec", reason="needs the train extra")
 
-from train.data.filters import Dropped, Kept, by_content, by_name, chooser  # noqa: E402
-from train.data.licenses import is_excluded, license_of  # noqa: E402
-from train.data.redact import redact  # noqa: E402
-from train.data.settings import CollectSettings  # noqa: E402
+from train.data.filters import Dropped, Kept, by_content, by_name, chooser
+from train.data.licenses import is_excluded, license_of
+from train.data.redact import redact
+from train.data.settings import CollectSettings
 
 SETTINGS = CollectSettings()
 EVERYTHING = chooser(SETTINGS)

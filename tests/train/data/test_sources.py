@@ -16,8 +16,8 @@ from toolchain.contracts.progress import Silent
 pytestmark = pytest.mark.train
 pytest.importorskip("dulwich", reason="needs the train extra")
 
-from train.data import sources  # noqa: E402
-from train.data.fetch import is_url, name_of, without_credentials  # noqa: E402
+from train.data import sources
+from train.data.fetch import is_url, name_of, without_credentials
 
 
 def open_source(spec, cache, progress=None):
