@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from train.settings import LEAST_CONTEXT
 from train.tokenization import TextTokenizer
 
-FILES = 4
-LEAST_TOKENS = 32
-"""An excerpt that would be shorter is left out."""
+FILES = 8
+"""No more of them stand before one chunk; how many do is drawn."""
 CHARACTERS_PER_TOKEN = 8
 """No more of a file than this is worth the tokenizer's time."""
 
@@ -42,16 +42,21 @@ class RepositoryContext:
         return dict(found)
 
     def before(self, document: int, draw: random.Random) -> list[int]:
-        """At most `tokens` ids; none for the only file of a repository."""
+        """At most `tokens` ids of one file or several; none for the only file of a repository.
+
+        Files share the room evenly, and what a short one leaves goes to those after it.
+        """
         others = [index for index in self.siblings[self.repositories[document]] if index != document]
+        most = min(FILES, len(others), self.tokens // LEAST_CONTEXT)
+        if not most:
+            return []
         found: list[int] = []
-        for other in draw.sample(others, min(FILES, len(others))):
-            room = self.tokens - len(found) - 2  # two separators
-            if room < LEAST_TOKENS:
-                break
-            excerpt = self._excerpt(self.texts[other], room, draw)
-            found = [self.separator, *self.tokenizer.encode(f"{self.paths[other]}\n{excerpt}")[:room], *found]
-        return [*found, self.separator] if found else []
+        chosen = draw.sample(others, draw.randint(1, most))
+        for left, other in zip(range(len(chosen), 0, -1), chosen, strict=True):
+            share = (self.tokens - 1 - len(found)) // left - 1  # a separator before each, and one at the end
+            excerpt = self._excerpt(self.texts[other], share, draw)
+            found += [self.separator, *self.tokenizer.encode(f"{self.paths[other]}\n{excerpt}")[:share]]
+        return [*found, self.separator]
 
     def _excerpt(self, text: str, tokens: int, draw: random.Random) -> str:
         """A part of a file from the beginning of a line on."""

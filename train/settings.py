@@ -18,6 +18,9 @@ OptimizerName = Literal["adamw", "paged_adamw_32bit", "adamw_8bit"]
 Schedule = Literal["cosine", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
+LEAST_CONTEXT = 34
+"""Tokens of other files, with two separators, below which there is nothing to read in them."""
+
 LEARNING_RATES: dict[str, float] = {"lora": 5e-4, "qlora": 5e-4, "full": 5e-5}
 
 
@@ -139,7 +142,8 @@ class TrainSettings:
             at_least(flag(name), getattr(self, name), 0)
         check_seed(self.seed)
         most, context = self.sequence_length // 2, self.repository_context
-        check("--repository-context", context, context <= most, f"at most {most}, half of the sequence")
+        fits = context == 0 or LEAST_CONTEXT <= context <= most
+        check("--repository-context", context, fits, f"0, or from {LEAST_CONTEXT} to {most}, half of the sequence")
         for name in ("fim_rate", "spm_rate"):
             check(flag(name), getattr(self, name), 0 <= getattr(self, name) <= 1, "a number between 0 and 1")
         check("--lora-dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "a number from 0 to below 1")

@@ -268,7 +268,7 @@ def test_what_does_not_go_together_is_refused(
     with pytest.raises(SettingsError, match="tiny-base brings no chat template") as caught:
         plan_train(chat_data, opened(base_folder), replace(CHAT, chat_template="base"))
     assert "--chat-template reference" in caught.value.next_step
-    for change in ({"cuts": "lines"}, {"fim_rate": 1.0}, {"spm_rate": 0.0}, {"repository_context": 9}):
+    for change in ({"cuts": "lines"}, {"fim_rate": 1.0}, {"spm_rate": 0.0}, {"repository_context": 40}):
         with pytest.raises(SettingsError, match="has no effect with --objective chat"):
             replace(CHAT, **change)
     with pytest.raises(SettingsError, match="--chat-template has no effect with --objective fim"):

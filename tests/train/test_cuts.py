@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from train.fine_tune import plan_train
 from train.packing import collate
 from train.repository import RepositoryContext
 from train.samples import Sample
+from train.settings import LEAST_CONTEXT
 from train.stream import BatchStream
 from train.tokenization import open_text_tokenizer
 
@@ -127,6 +129,29 @@ def test_other_files_of_the_repository_stand_before_a_chunk(sampler: Sampler, co
     assert list(with_context.samples(TEXTS[0], 0, 0)) == list(with_context.samples(TEXTS[0], 0, 0))
 
 
+def test_files_share_the_room_and_a_short_one_leaves_its_own_to_others(sampler: Sampler) -> None:
+    texts = ["def here():\n    pass\n", "x = 1\n", TEXTS[0], TEXTS[1]]
+    paths = [f"{number}.py" for number in range(len(texts))]
+    context = RepositoryContext(["one"] * len(texts), paths, texts, sampler.tokenizer, SEPARATOR, 240)
+    whole = len(sampler.tokenizer.encode("1.py\nx = 1\n"))
+    counts = set()
+    for seed in range(60):
+        ids = context.before(0, random.Random(seed))
+        edges = [at for at, token in enumerate(ids) if token == SEPARATOR]
+        sizes = [end - begin - 1 for begin, end in itertools.pairwise(edges)]
+        counts.add(len(sizes))
+        short = [size for size in sizes if size == whole]
+        long = [size for size in sizes if size > whole]
+        assert len(short) <= 1
+        assert len(ids) == 1 + len(sizes) + sum(sizes) <= 240
+        assert min(long, default=240) > 240 // len(sizes) - 6  # less the separators and rounding
+        if short and sizes[-1] != whole:
+            assert len(ids) > 240 - 4  # nothing of the room is lost
+    assert counts == {1, 2, 3}
+    narrow = replace(context, tokens=LEAST_CONTEXT - 1)
+    assert narrow.before(0, random.Random(0)) == []
+
+
 def test_what_is_given_is_not_predicted(sampler: Sampler, context: RepositoryContext) -> None:
     sample = Sample([5, 6, 7, 8, 9], 1, None, [[3, 5]])
     batch = collate([[Sample([1, 2], 1, None), sample]], padding=0)
@@ -138,7 +163,13 @@ def test_what_is_given_is_not_predicted(sampler: Sampler, context: RepositoryCon
 
 def test_context_for_a_base_without_a_separator_is_refused(dataset: Path, base_folder: Path) -> None:
     with pytest.raises(SettingsError, match="needs a base that was trained with a file separator"):
-        plan_train(dataset, opened(base_folder), replace(LORA, repository_context=32))
+        plan_train(dataset, opened(base_folder), replace(LORA, repository_context=64))
+
+
+def test_context_too_small_to_hold_a_file_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--repository-context cannot be 33") as caught:
+        replace(LORA, repository_context=LEAST_CONTEXT - 1, sequence_length=128)
+    assert caught.value.next_step == "Use 0, or from 34 to 64, half of the sequence."
 
 
 def test_syntax_without_its_extra_is_refused(dataset: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
