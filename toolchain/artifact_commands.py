@@ -32,8 +32,9 @@ def report_command(
     as_json: Json = False,
 ) -> None:
     """One page with the curves of one or several trainings, laid over one another."""
-    from toolchain.report import read_runs, write_page
+    from toolchain.report import check_out, read_runs, write_page
 
+    check_out(out)
     runs = read_runs(folders)
     write_page(runs, out)
     facts = {"page": str(out.resolve()), "runs": [run.name for run in runs]}

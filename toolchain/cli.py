@@ -11,7 +11,8 @@ import json
 import os
 import signal
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 from serve import logs
 from toolchain.contracts.errors import FimbleError, Interrupted, StageError, UserError
@@ -38,6 +39,9 @@ def main() -> None:
         failure = _run()
     except KeyboardInterrupt:
         failure = Interrupted()
+    except BrokenPipeError:  # `fimble plan | head -1` ends without a word; mostly typer sees to that
+        _forget_output()
+        sys.exit(1)
     except Exception as error:
         _tell_in_json(StageError(f"{type(error).__name__}: {error}", "Please report this, with its traceback."))
         raise
@@ -47,8 +51,9 @@ def main() -> None:
         if logs.is_json():
             logs.log_failure(failure)
         else:
-            print(f"error: {failure}", file=sys.stderr)
+            _say(f"error: {failure}", sys.stderr)
         _tell_in_json(failure)
+        _forget_output()
         sys.exit(failure.exit_code)
 
 
@@ -56,7 +61,23 @@ def _tell_in_json(failure: FimbleError) -> None:
     """The last line of standard output for those who asked for an object."""
     if "--json" in sys.argv:
         told = {"error": failure.message, "next_step": failure.next_step, "exit_code": failure.exit_code}
-        print(json.dumps(told), flush=True)
+        _say(json.dumps(told), sys.stdout)
+
+
+def _say(line: str, stream: TextIO) -> None:
+    """Write a line where it can be written: the exit code tells the failure anyway."""
+    with suppress(OSError):
+        print(line, file=stream, flush=True)
+
+
+def _forget_output() -> None:
+    """Let go of what could not be written, or Python would try once more at its end, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run() -> FimbleError | None:
@@ -71,6 +92,8 @@ def _run() -> FimbleError | None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="fimble", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except FimbleError as error:
         return error
     except typer.Abort:
@@ -79,6 +102,8 @@ def _run() -> FimbleError | None:
         from toolchain.contracts.extras import missing
 
         return missing((error.name or "a library").partition(".")[0])
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _refused_by_the_system(error)
     except Exception as error:

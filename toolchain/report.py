@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.contracts import manifest
-from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.errors import ArtifactError, SettingsError
 from toolchain.report_chart import Line, chart
 from toolchain.workspace import is_workspace
 
 TRAINED = ("adapter", "checkpoint")
+MARK = '<meta name="generator" content="fimble report">'
+"""By which an earlier page is known."""
 SETTINGS = ("method", "learning_rate", "batch_size", "gradient_accumulation", "sequence_length", "max_steps", "seed")
 STYLE = """
 :root { color-scheme: light dark; --text: #1d2421; --faint: #5b6661; --line: #d5dbd8; --ground: #f6f7f5; }
@@ -70,7 +72,18 @@ def _read(folder: Path) -> list[TrainedRun]:
 
 def write_page(runs: Sequence[TrainedRun], out: Path) -> None:
     """Write the page for `runs` to `out`, whole or not at all."""
+    check_out(out)
     manifest.write_text(out, page(runs))
+
+
+def check_out(out: Path) -> None:
+    """Raise SettingsError unless `out` is free, or an earlier page."""
+    if not out.exists():
+        return
+    if out.is_dir():
+        raise SettingsError(f"{out} is a folder", f"Name the page to write: --out {out / 'report.html'}.")
+    if not out.is_file() or MARK.encode() not in out.read_bytes()[:1000]:
+        raise SettingsError(f"{out} is no page of fimble report, and stays as it is", "Name another page with --out.")
 
 
 def page(runs: Sequence[TrainedRun]) -> str:
@@ -84,7 +97,7 @@ def page(runs: Sequence[TrainedRun]) -> str:
     figures = "".join(f"<h2>{escape(title)}</h2>{chart(lines)}" for title, lines in charts if lines)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{MARK}'
         f"<title>Training</title><style>{STYLE}</style><h1>Training</h1>{_table(runs)}{figures}</html>\n"
     )
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +131,31 @@ def test_a_folder_where_nothing_can_be_made(fimble: Fimble, source: Path, monkey
 
 
 FULL = "No space left on device"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("words", [["--version"], ["plan", "--preset", "list"], ["inspect", "none", "--json"]])
+def test_output_that_cannot_be_written(words: list[str]) -> None:
+    command = [sys.executable, "-P", "-m", "toolchain.cli", *words]
+    code = 2 if "none" in words else 1
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        silent = subprocess.run(command, stdout=full, stderr=full, check=False)
+    assert (done.returncode, silent.returncode) == (code, code)
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--version"], ["plan", "--base", "bigcode/starcoder", "--gpu", "l4-24gb"]])
+def test_output_that_nobody_reads_any_more(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-P", "-m", "toolchain.cli", *words]
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, FULL), Exception(f'I/O error: Os {{ message: "{FULL}" }}')])

@@ -73,6 +73,17 @@ def test_what_holds_no_training_is_refused(fimble: Fimble, tmp_path: Path) -> No
     assert not (tmp_path / "report.html").exists()
 
 
+def test_only_an_earlier_page_is_written_over(fimble: Fimble, tmp_path: Path) -> None:
+    run = trained(tmp_path / "a", "one")
+    assert fimble("report", run, "--out", "page.html").code == 0
+    before = (run / manifest.MANIFEST).read_bytes()
+    fimble("report", run, "--out", ".").refused(". is a folder", "--out report.html")
+    fimble("report", run, "--out", run / manifest.MANIFEST).refused("is no page of fimble report")
+    fimble("report", run, "--out", "/dev/null").refused("is no page of fimble report")
+    assert (run / manifest.MANIFEST).read_bytes() == before
+    assert fimble("report", run, "--out", "page.html").code == 0
+
+
 @example(low=0.0, high=5e-324)
 @given(low=st.floats(-1e6, 1e6), high=st.floats(-1e6, 1e6))
 def test_ticks_enclose_what_they_measure(low: float, high: float) -> None:

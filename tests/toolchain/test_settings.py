@@ -86,6 +86,14 @@ FILES = [
     ("[train]\nmax-stepps = 1", "unknown key 'max-stepps' in [train] of {file}. Did you mean 'max_steps'?"),
     ('[train]\nlearning_rate = "1e-3"', "learning_rate in [train] of {file} cannot be '1e-3'. Use a number."),
     ("[train]\nlearning_rate = -1", "learning_rate in [train] of {file} cannot be -1.0. Use a number above 0."),
+    (
+        "[train]\nmax-steps = 1\nmax_steps = 2",
+        "max-steps and max_steps in [train] of {file} are one setting. Remove one",
+    ),
+    (
+        '[train]\nmethod = "full"\ndora = true',
+        "dora in [train] of {file} has no effect with method full. Leave it out",
+    ),
     ("[scratch]\nlayers = 0", "layers in [scratch] of {file} cannot be 0. Use a whole number of 1 or more."),
     ("[collect]\nmax_file_bytes = 1.5", "max_file_bytes in [collect] of {file} cannot be 1.5. Use a whole number."),
     ('[compile]\ntarget = ["nope"]', "unknown target 'nope', in [compile] of {file}."),
@@ -116,6 +124,14 @@ def test_a_flag_is_not_blamed_on_the_file() -> None:
         choose(TrainSettings, "train", tables, {"learning_rate": -1})
     with pytest.raises(SettingsError, match=r"^--max-steps cannot be 0"):
         choose(TrainSettings, "train", tables, {"max_steps": 0})
+
+
+def test_a_flag_that_contradicts_the_file_is_told_beside_it() -> None:
+    message = r"^--dora has no effect with method full in \[train\] of fimble\.toml\. "
+    with pytest.raises(SettingsError, match=message):
+        choose(TrainSettings, "train", {"train": {"method": "full"}}, {"dora": True})
+    with pytest.raises(SettingsError, match=r"^dora in \[train\] of fimble\.toml has no effect with --method full\. "):
+        choose(TrainSettings, "train", {"train": {"dora": True}}, {"method": "full"})
 
 
 def test_a_misspelt_name_has_a_suggestion() -> None:

@@ -73,17 +73,18 @@ def choose(
         name = key.replace("-", "_")
         if name not in hints:
             raise SettingsError(f"unknown key '{key}' {where}", suggest(name, sorted(hints)))
-        values[name], keys[name] = _typed(f"{key} {where}", value, hints[name]), f"{key} {where}"
+        if name in keys:
+            raise SettingsError(f"{keys[name]} and {key} {where} are one setting", "Remove one of them.")
+        values[name], keys[name] = _typed(f"{key} {where}", value, hints[name]), key
     for name, value in flags.items():
         if name in hints and value is not None:
-            values[name], keys[name] = _typed(flag(name), value, hints[name]), flag(name)
+            values[name] = _typed(flag(name), value, hints[name])
+            keys.pop(name, None)
     try:
         return kind(**values)
-    except UserError as error:  # which calls a field by its flag, wherever its value comes from
-        message = error.message
-        for name, key in keys.items():
-            message = key.join(re.split(rf"{flag(name)}(?![\w-])", message))
-        if where not in message and all(key.endswith(where) for key in keys.values()):
+    except UserError as error:
+        message = _as_written(error.message, values, keys, where)
+        if where not in message and len(keys) == len(values):
             message = f"{message}, {where}"
         raise type(error)(message, error.next_step) from None
 
@@ -150,6 +151,25 @@ def _typed(what: str, value: Any, hint: Any) -> Any:
     else:
         check(what, value, type(value) is hint, WORDS[hint])
     return value
+
+
+def _as_written(message: str, values: Mapping[str, Any], keys: Mapping[str, str], where: str) -> str:
+    """`message`, which calls every field by its flag, with the `keys` of those that the file gives.
+
+    The place is told once: "dora in [train] of fimble.toml has no effect with method full".
+    """
+    names = {flag(name): name for name in keys}
+    word = "|".join(sorted(names, key=len, reverse=True))
+    told = False
+
+    def written(found: re.Match[str]) -> str:
+        nonlocal told
+        name, behind = names[found[1]], found[2] or ""
+        place, told = "" if told else f" {where}", True
+        of_it = behind == f" {values[name]}"
+        return f"{keys[name]}{behind}{place}" if of_it else f"{keys[name]}{place}{behind}"
+
+    return re.sub(rf"({word})(?![\w-])( (?!--)\S+)?", written, message) if names else message
 
 
 def _without_none(hint: Any) -> Any:
