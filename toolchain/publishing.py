@@ -33,11 +33,13 @@ def push(folder: Path, repository: str, public: bool, message: str, progress: Pr
     ArtifactError for a damaged folder, SettingsError for a name that is none, StageError with the hub's own words.
     """
     extras.need("huggingface_hub")
-    from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise SettingsError(f"'{repository}' names no repository on a hub", "Write it as owner/name.")
+    if get_token() is None:
+        raise SettingsError("there is no token for the hub", "Set HF_TOKEN, or run: hf auth login")
     report = inspection.describe(folder, verify=True)
     if report["problems"]:
         raise ArtifactError(f"{folder} is damaged: {report['problems'][0]}", "Make it again before publishing it.")
@@ -53,18 +55,36 @@ def push(folder: Path, repository: str, public: bool, message: str, progress: Pr
         url = api.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
         operations = [CommitOperationAdd(path, content) for path, content in contents]
         api.create_commit(repository, operations, commit_message=message, repo_type=kind)
-    except LocalTokenNotFoundError:
-        raise SettingsError("there is no token for the hub", "Set HF_TOKEN, or run: hf auth login") from None
     except HFValidationError as error:
         raise SettingsError(f"'{repository}' cannot be a repository's name ({error})", "Choose another.") from None
     except HfHubHTTPError as error:
-        told = (error.server_message or str(error)).splitlines()[0]
-        raise StageError(f"the hub refused: {told}", "Check HF_TOKEN and that it may write there.") from None
+        raise _refused(error.response.status_code, error.server_message, api.endpoint) from None
+    except (json.JSONDecodeError, LookupError):  # no JSON, or none of a hub's
+        raise _no_hub(api.endpoint) from None
+    except ValueError as error:
+        raise StageError(f"this cannot be published: {str(error).splitlines()[0]}") from None
     except Exception as error:  # which HTTP library it uses, and so what that raises, differs by release
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise StageError(f"the hub cannot be reached ({told})", "Run the command again later.") from None
     progress.finish()
     return str(url)
+
+
+def _refused(status: int, told: str | None, address: str) -> StageError:
+    """What a reply with this status means. A hub says why in words of its own; other servers, and proxies, do not."""
+    if status in (401, 403):
+        return StageError(f"the hub refused: {told or status}", "Check HF_TOKEN and that it may write there.")
+    if status == 429 or status >= 500:
+        return StageError(f"the hub cannot do it now: {told or status}", "Run the command again later.")
+    if told is None:
+        return _no_hub(address)
+    return StageError(f"the hub refused: {told}", f"Its answer was {status}; change what it names, and run again.")
+
+
+def _no_hub(address: str) -> StageError:
+    return StageError(
+        f"{address} answers, but not as a hub does", "Check HF_ENDPOINT; unset, it is Hugging Face's hub."
+    )
 
 
 def card(found: Manifest, ancestry: list[dict[str, Any]]) -> str:

@@ -50,6 +50,7 @@ class Hub:
                 Route("/store/{oid}", self.store, methods=["PUT"]),
                 Route("/api/{kind}/{owner}/{name}/commit/{revision}", self.commit, methods=["POST"]),
                 Route("/api/validate-yaml", self.valid, methods=["POST"]),
+                Route("/no-hub/{status:int}/{path:path}", self.page, methods=["GET", "POST"]),
             ]
         )
 
@@ -90,6 +91,10 @@ class Hub:
         owner = f"{'datasets/' if path['kind'] == 'datasets' else ''}{path['owner']}"
         url = f"{self.url}/{owner}/{path['name']}/commit/{'1' * 40}"
         return JSONResponse({"commitUrl": url, "commitOid": "1" * 40})
+
+    async def page(self, request: Request) -> Response:
+        """What a proxy or another website replies."""
+        return Response("<html>Hello</html>", request.path_params["status"], media_type="text/html")
 
     async def valid(self, request: Request) -> Response:
         return JSONResponse({"errors": [], "warnings": []})
@@ -176,7 +181,7 @@ def test_a_dataset_keeps_its_own_card(hub: Hub, workspace: Path) -> None:
     ("words", "token", "told", "code"),
     [
         (["shop/theirs"], "hf_other", "the hub refused", 1),
-        (["shop/theirs"], None, "HF_TOKEN", 1),
+        (["shop/theirs"], None, "there is no token for the hub. Set HF_TOKEN", 2),
         (["theirs"], TOKEN, "owner/name", 2),
     ],
 )
@@ -194,6 +199,29 @@ def test_damage_is_not_published(hub: Hub, workspace: Path) -> None:
     assert done.returncode == 2
     assert "damaged" in done.stderr
     assert "models/shop/broken" not in hub.created
+
+
+def test_a_missing_token_is_told_before_anything_is_read(hub: Hub, workspace: Path) -> None:
+    (workspace / "adapter" / "2" / "adapter_model.safetensors").write_bytes(WEIGHTS[:-1])
+    assert "HF_TOKEN" in push(hub, workspace / "adapter" / "2", "shop/broken", token=None).stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (200, "answers, but not as a hub does. Check HF_ENDPOINT"),
+        (404, "answers, but not as a hub does. Check HF_ENDPOINT"),
+        (405, "answers, but not as a hub does. Check HF_ENDPOINT"),
+        (401, "Check HF_TOKEN"),
+        (429, "cannot do it now: 429. Run the command again later."),
+        (503, "cannot do it now: 503. Run the command again later."),
+    ],
+)
+def test_what_answers_in_place_of_a_hub(hub: Hub, workspace: Path, status: int, told: str) -> None:
+    done = push(Hub(url=f"{hub.url}/no-hub/{status}"), workspace / "adapter" / "2", "shop/copilot")
+    assert done.returncode == 1
+    assert told in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_a_hub_that_is_not_there(workspace: Path) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 from toolchain.contracts import architectures
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import UserError
-from train.bases import HUB_ID
+from train.bases import CONFIG, HUB_ID
+
+ANSWERS_WITHIN_SECONDS = 5
 
 
 def known() -> dict[str, dict[str, Any]]:
@@ -42,14 +44,27 @@ def _fetch(base: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    silence = _silence(base)
     try:
-        return Path(hf_hub_download(base, "config.json"))
+        return Path(hf_hub_download(base, CONFIG, local_files_only=silence is not None))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = silence or next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
             f"config.json of {base} cannot be fetched from the model hub ({reason})",
             f"Check its name and the network. Known without a network: {', '.join(known())}.",
         ) from None
+
+
+def _silence(base: str) -> str | None:
+    """Why the hub does not answer at all, if so: asked once, where its own client would try for 24 seconds."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(hf_hub_url(base, CONFIG), timeout=ANSWERS_WITHIN_SECONDS)
+    except Exception as error:  # which HTTP library it uses, and so what that raises, differs by release
+        return str(error) or type(error).__name__
+    return None
 
 
 @cache

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +133,19 @@ def test_this_machine(fimble: Fimble) -> None:
     assert smallest["training"]["fits"]
     here = fimble("plan", "--base", smallest["base"], "--json").report
     assert here["machine"]["memory"] == found["machine"]["memory"]
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        hub = f"http://127.0.0.1:{unheard.getsockname()[1]}"
+        environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path)}
+        command = [sys.executable, "-P", "-m", "toolchain.cli", "plan", "--base", "x/y", "--gpu", "l4-24gb"]
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()  # its client would tell each of its tries
+    assert "config.json of x/y cannot be fetched from the model hub (" in line
+    assert "Connection refused" in line
 
 
 def test_what_cannot_be_planned_is_refused(fimble: Fimble) -> None:
