@@ -1,4 +1,6 @@
+import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +39,32 @@ def test_an_interrupted_stage_leaves_nothing_that_looks_finished(tmp_path: Path)
         execute(plan(fail=True), tmp_path / "a", Silent())
     assert not (tmp_path / "a").exists()
     assert execute(plan(), tmp_path / "a", Silent()).facts == {"length": 5}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_whoever_the_umask_lets_read_may_read_every_file(tmp_path: Path, mask: int, mode: int) -> None:
+    def write(draft: Draft, work: Path, progress: Progress) -> None:
+        (draft.path / "data").mkdir()
+        for name in ("weights", "data/shard"):
+            os.close(os.open(draft.path / name, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+
+    before = os.umask(mask)
+    try:
+        execute(Plan(kind="adapter", recipe=1, parents=(), settings={}, write=write), tmp_path / "a", Silent())
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {mode}
+
+
+def test_a_refusal_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="already exists"):
+        execute(plan(), tmp_path / "a", Silent())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
 
 
 def test_another_recipe_or_other_settings_are_not_current(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_training_lowers_the_held_out_loss(
     assert 12 * 4 * 64 < facts["tokens_seen"] / settings.gradient_accumulation <= 12 * 4 * 128
     total = sum(weight.numel() for weight in weights_in(undisturbed[settings.method]).values())
     assert facts["trained_parameters"] == total
+    assert len({path.stat().st_mode for path in undisturbed[settings.method].iterdir()}) == 1  # for the same readers
     assert not manifest.verify(undisturbed[settings.method])
 
 

@@ -93,19 +93,20 @@ def writing(
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = out.parent / f".{out.name}.lock"
+    partial = out.parent / f".{out.name}.partial"
     with locked(lock, f"another fimble process is writing {out}"):
-        refuse_existing(out)
-        partial = out.parent / f".{out.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
         try:
+            refuse_existing(out)
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             draft = Draft(partial)
             yield draft
+            _open_to_readers(partial)
             seal(partial, kind=kind, recipe=recipe, parents=parents, settings=settings, facts=draft.facts)
             if out.exists():
                 out.rmdir()  # an empty folder that the user made beforehand
             partial.rename(out)
-            _sync_folder(out.parent)
+            sync_folder(out.parent)
             shutil.rmtree(work_folder(out), ignore_errors=True)
         finally:
             # What did not get finished takes room, of which there may be none left.
@@ -269,7 +270,15 @@ def _hash_json(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
+def _open_to_readers(folder: Path) -> None:
+    """Give the files below `folder` the permissions that the user's umask gave it: safetensors writes for one alone."""
+    allowed = folder.stat().st_mode & 0o666
+    for path in _files_below(folder):
+        (folder / path).chmod((folder / path).stat().st_mode | allowed)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have what was renamed within `folder` outlive a power cut."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
