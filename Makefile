@@ -36,7 +36,7 @@ clients-or-not: $(STAMP)
 	@$(MAKE) --no-print-directory clients || echo 'Some clients cannot be had here; their tests are skipped.'
 
 demo: $(STAMP)
-	$(FIMBLE) demo $(if $(REPO),"$$REPO",. "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')")
+	$(FIMBLE) demo $(if $(REPO),"$$REPO",.)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

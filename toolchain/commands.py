@@ -264,7 +264,7 @@ app.command("service")(service_command)
 
 @app.command("demo")
 def demo_command(
-    sources: Annotated[list[str] | None, typer.Argument(help="Repositories; else Python's own library.")] = None,
+    sources: Annotated[list[str] | None, typer.Argument(help="Repositories; else Fimble's own code.")] = None,
     out: Annotated[Path, typer.Option("--out", help="The workspace.")] = Path(".fimble"),
     as_json: Json = False,
 ) -> None:

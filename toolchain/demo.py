@@ -1,4 +1,7 @@
-"""The main job: `up`, then real requests to a real server, beside what the file really says."""
+"""The main job: `up`, then real requests to a real server, beside what the file really says.
+
+A base that has to be grown is grown on Python's standard library, so that what tuning adds is what the sources have.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from toolchain.editors import telling
 from toolchain.pipeline import report, up
 from toolchain.workspace import current_bundle
 
+OWN_CODE = [str(Path(__file__).parents[1] / package) for package in ("toolchain", "train", "compile", "serve")]
 CURSORS = 4
 WINDOW = 4000
 START_SECONDS = 120
@@ -34,10 +38,10 @@ def run_demo(
 ) -> dict[str, Any]:
     """Bring the bundle up to date, serve it, complete at places in held-out files, and give figures.
 
-    Without sources the running interpreter's standard library is taken.
+    Without sources, Fimble's own code is taken.
     """
     begun = time.monotonic()
-    steps = up(list(sources) or [sysconfig.get_path("stdlib")], root, tables, {}, progress)
+    steps = up(list(sources) or OWN_CODE, root, tables, {}, progress, grow_on=[sysconfig.get_path("stdlib")])
     bundle = current_bundle(root)
     spec = FimSpec(**steps[-1].manifest.facts["fim"])
     with serving(bundle) as url:

@@ -38,12 +38,14 @@ def up(
     tables: Mapping[str, Mapping[str, Any]],
     flags: Mapping[str, Any],
     progress: Progress,
+    grow_on: Sequence[str] = (),
 ) -> list[Step]:
     """Bring the bundle in the workspace `root` up to date with the sources, and name it `current`.
 
-    `tables` are those of `fimble.toml`; `flags` go to whichever settings have a field of that name. Whatever can be
-    known to be wrong is refused before the first stage, by the same errors as in the stages. Raises ArtifactError when
-    another process is at work in the same workspace.
+    The base `scratch` is grown on a dataset of the sources `grow_on`, or without any on that of `sources`. `tables` are
+    those of `fimble.toml`; `flags` go to whichever settings have a field of that name. Whatever can be known to be
+    wrong is refused before the first stage, by the same errors as in the stages. Raises ArtifactError when another
+    process is at work in the same workspace.
     """
     from compile.bundle import plan_compile
     from compile.settings import CompileSettings
@@ -75,7 +77,10 @@ def up(
         base = _existing_base(choice.base, train, build, cache)
         dataset = workspace.run("collect", lambda: collecting).folder
         if base is None:
-            base = open_base(str(workspace.run("base", lambda: plan_scratch(dataset, scratch, running)).folder), cache)
+            general = dataset
+            if grow_on:
+                general = workspace.run("general", lambda: plan_collect(grow_on, collect, cache, progress)).folder
+            base = open_base(str(workspace.run("base", lambda: plan_scratch(general, scratch, running)).folder), cache)
         tuned = _fine_tune(workspace, dataset, base, train, running)
         parent = Parent(kind="checkpoint", digest=tuned.manifest.digest)
         bundle = workspace.run("compile", lambda: plan_compile(tuned.folder, parent, build))

@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.train.tiny import library_texts, write_dataset
 from toolchain.contracts.errors import ArtifactError
-from toolchain.demo import CURSORS, held_out_places, lines
+from toolchain.contracts.progress import Silent
+from toolchain.demo import CURSORS, OWN_CODE, held_out_places, lines, run_demo
+
+TINY: dict[str, dict[str, Any]] = {
+    "scratch": {
+        "vocabulary": 600,
+        "hidden_size": 64,
+        "layers": 1,
+        "context_size": 128,
+        "max_steps": 4,
+        "evaluate_sequences": 2,
+    },
+    "train": {"sequence_length": 128, "max_steps": 2, "batch_size": 2, "evaluate_every": 1, "evaluate_sequences": 2},
+}
 
 pytestmark = pytest.mark.train
+
+
+@pytest.mark.compile
+def test_the_whole_road_ends_in_completions_and_what_is_tuned_is_not_what_the_base_was_grown_on(
+    tmp_path: Path,
+) -> None:
+    report = run_demo([], tmp_path / "work", TINY, Silent())
+    assert [stage["stage"] for stage in report["stages"]] == ["collect", "general", "base", "train", "merge", "compile"]
+    grown, tuned = (report["held_out"][stage] for stage in ("base", "train"))
+    assert grown["end"]["loss"] < grown["start"]["loss"]
+    assert tuned["start"] != grown["end"]  # another dataset's held-out files
+    assert len(report["completions"]) == CURSORS
+    for done in report["completions"]:
+        path, line = done["place"].split(":")
+        found = [folder / path for folder in map(Path, OWN_CODE) if (folder / path).is_file()]
+        assert any(file.read_text("utf-8").splitlines()[int(line) - 1].startswith(done["before"]) for file in found)
+    again = run_demo([], tmp_path / "work", TINY, Silent())
+    assert not any(stage["made"] for stage in again["stages"])
+    assert again["bundle"] == report["bundle"]
 
 
 def test_cursors_stand_in_held_out_files_and_the_parts_make_the_file(tmp_path: Path) -> None:
