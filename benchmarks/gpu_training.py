@@ -23,7 +23,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,8 @@ from toolchain.contracts import architectures, extras
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import MissingExtra
 from toolchain.contracts.progress import Silent
-from toolchain.contracts.settings import field_types
 from toolchain.contracts.stage import execute
 from toolchain.planning import memory, models, plan, published
-from toolchain.planning.settings import PlanSettings
 from train import presets
 from train.bases import TOKENIZER_FILES, open_base
 from train.data.collect import plan as plan_collect
@@ -80,8 +78,7 @@ class Case:
 
     @property
     def planned(self) -> list[memory.Term]:
-        chosen = PlanSettings(**{name: getattr(self.settings, name) for name in field_types(PlanSettings)})
-        return memory.terms(self.model, chosen, 1, on_gpu=self.device.type != "cpu", number=self.number)
+        return memory.terms(self.model, self.settings, 1, on_gpu=self.device.type != "cpu", number=self.number)
 
 
 class Watch(Silent):
@@ -130,9 +127,10 @@ def case_of(preset: str, method: str | None, steps: int, device: str, shape: str
     """The preset's own values, but for the number of steps and what is measured between them."""
     named = presets.load(preset)
     values = {**named.train, "max_steps": steps, "evaluate_every": steps, "evaluate_sequences": 8, "save_every": steps}
-    settings = TrainSettings(**values | (TINY_SETTINGS if shape == "tiny" else {}))
+    tiny = TINY_SETTINGS | {"warmup_steps": min(steps, TINY_SETTINGS["warmup_steps"])}
+    settings = TrainSettings(**values | (tiny if shape == "tiny" else {}))
     model = architectures.from_config(TINY) if shape == "tiny" else models.read(named.base)
-    return Case(preset, model, replace(settings, method=method or settings.method), torch.device(device))
+    return Case(preset, model, settings.with_method(method or settings.method), torch.device(device))
 
 
 def reason_against(case: Case, folder: Path) -> str | None:

@@ -88,7 +88,7 @@ def up_command(
     if preset is not None:
         named = presets.load(preset)
         base = presets.base_for(named, base or tables.get("up", {}).get("base"))
-        tables = presets.under(named, tables)
+        flags = presets.beneath(named, tables, flags)
         if named.count > 1:
             apart = f"fimble train --preset {named.name} --launcher torchrun --count {named.count}"
             raise SettingsError(
@@ -138,7 +138,7 @@ def train_command(
     launching, running = choose(LaunchSettings, "launch", {}, flags), choose(RunSettings, "run", {}, flags)
     if preset is not None:
         named = presets.load(preset)
-        base, tables = presets.base_for(named, base), presets.under(named, tables)
+        base, flags = presets.base_for(named, base), presets.beneath(named, tables, flags)
         refuse_alone(named.name, named.count, launching)
     if base is None:
         raise SettingsError("there is no base to train", "Name one with --base, or a --preset.")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compile.settings import CompileSettings
     from train.bases import Base
     from train.running import RunSettings
-    from train.settings import TrainSettings
+    from train.settings import ScratchSettings, TrainSettings
 
 LIBRARIES = ("datasets", "peft", "safetensors", "torch", "transformers")
 
@@ -52,6 +52,7 @@ def up(
     from train.bases import open_base
     from train.data.collect import plan as plan_collect
     from train.data.settings import CollectSettings
+    from train.effects import beneath
     from train.running import RunSettings
     from train.scratch import plan_scratch
     from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
@@ -59,8 +60,10 @@ def up(
     choice = choose(UpSettings, "up", tables, flags)
     collect = choose(CollectSettings, "collect", tables, flags)
     scratch = choose(ScratchSettings, "scratch", tables, {})
-    defaults = FOR_SCRATCH if choice.base == "scratch" else {}
-    train = choose(TrainSettings, "train", {"train": {**defaults, **tables.get("train", {})}}, flags)
+    if choice.base == "scratch":
+        sized = FOR_SCRATCH | {"sequence_length": min(FOR_SCRATCH["sequence_length"], scratch.context_size)}
+        flags = beneath(sized, tables.get("train", {}), flags)
+    train = choose(TrainSettings, "train", tables, flags)
     if train.objective == "chat":
         raise SettingsError(
             "up collects code, and --objective chat learns from dialogues",
@@ -74,7 +77,7 @@ def up(
     workspace, cache = Workspace(root, progress, []), root / "cache"
     with hold(root):
         collecting = plan_collect(sources, collect, cache, progress)
-        base = _existing_base(choice.base, train, build, cache)
+        base = _existing_base(choice.base, scratch, train, build, cache)
         dataset = workspace.run("collect", lambda: collecting).folder
         if base is None:
             general = dataset
@@ -98,20 +101,23 @@ def report(steps: Sequence[Step]) -> list[dict[str, Any]]:
     ]
 
 
-def _existing_base(name: str, train: TrainSettings, build: CompileSettings, cache: Path) -> Base | None:
+def _existing_base(
+    name: str, scratch: ScratchSettings, train: TrainSettings, build: CompileSettings, cache: Path
+) -> Base | None:
     """The base called `name`, after a look at what training and compiling would refuse; None for one still to grow."""
     from compile.bundle import check_compile
+    from train import added_tokens
     from train.bases import open_base
     from train.fine_tune import check_base
-    from train.scratch import LINEAR_LAYERS, NAME
+    from train.scratch import NAME, shape
+    from train.shape import check_shape
 
     if name == NAME:
-        train.check_layers(LINEAR_LAYERS, name)
+        check_shape(train, shape(scratch), name)
         if train.add_fim_tokens:
-            raise SettingsError(f"--add-fim-tokens: {name} has FIM tokens already", "Leave it out.")
+            added_tokens.refuse_none((), name)
         return None
     base = open_base(name, cache)
-    train.check_layers(base.linear_layers, base.name)
     check_base(train, base)
     check_compile(base.facts, build)  # what is made of the base has its shape
     return base

@@ -8,8 +8,9 @@ import typer
 
 from toolchain.command_line import Json, read_tables, show
 from toolchain.options import with_options
-from toolchain.planning.settings import MachineSettings, PlanSettings
+from toolchain.planning.settings import MachineSettings
 from train import presets
+from train.settings import TrainSettings
 
 
 def _tell_presets(name: str | None) -> str | None:
@@ -30,7 +31,7 @@ PresetName = Annotated[
 ]
 
 
-@with_options(MachineSettings, PlanSettings)
+@with_options(MachineSettings, TrainSettings)
 def plan_command(
     base: Annotated[
         str | None, typer.Option("--base", help="A checkpoint folder or a hub id, of which only config.json is read.")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolchain.contracts import architectures
 from toolchain.contracts.architectures.facts import Architecture
-from toolchain.contracts.errors import ArtifactError
+from toolchain.contracts.errors import ArtifactError, SettingsError
 from toolchain.contracts.tokenizer import FILE, open_tokenizer
-from train.bases import TOKENIZER_FILES, Base
+from train.bases import TOKENIZER_FILES, Base, fim_tokens
 
 SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 """As the tokenizers library writes a control token."""
@@ -31,10 +32,34 @@ def for_base(base: Base) -> AddedTokens:
 
     Where the embeddings have more rows than the tokenizer has tokens, those are used; else the embeddings grow.
     """
-    first = max(open_tokenizer(base.folder).get_vocab().values()) + 1
-    ids = {name: first + number for number, name in enumerate(base.lacks)}
-    size = max(base.facts.vocab_size, first + len(ids))
-    return AddedTokens(ids, architectures.from_config(base.facts.config | {"vocab_size": size}))
+    return _behind_the_last(base.folder, base.facts, base.lacks)
+
+
+def for_folder(folder: Path, name: str, facts: Architecture) -> AddedTokens:
+    """The same for a folder of which only the configuration and the tokenizer are read.
+
+    Raises SettingsError where it lacks none.
+    """
+    _, lacks = fim_tokens(folder, facts)
+    refuse_none(lacks, name)
+    return _behind_the_last(folder, facts, lacks)
+
+
+def refuse_none(lacks: Sequence[str], name: str) -> None:
+    """Raise SettingsError where tokens are to be added and none is lacking."""
+    if not lacks:
+        raise SettingsError(f"--add-fim-tokens: {name} has FIM tokens already", "Leave it out.")
+
+
+def with_rows(facts: Architecture, tokens: int) -> Architecture:
+    """The facts of a model once its embeddings have rows for so many tokens: as many as before, or more."""
+    return architectures.from_config(facts.config | {"vocab_size": max(facts.vocab_size, tokens)})
+
+
+def _behind_the_last(folder: Path, facts: Architecture, names: Sequence[str]) -> AddedTokens:
+    first = max(open_tokenizer(folder).get_vocab().values()) + 1
+    ids = {name: first + number for number, name in enumerate(names)}
+    return AddedTokens(ids, with_rows(facts, first + len(ids)))
 
 
 def write_tokenizer(source: Path, ids: dict[str, int], out: Path) -> None:

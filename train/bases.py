@@ -31,7 +31,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
-EMBEDDINGS = ("wte", "wpe", "embed_tokens")
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -57,13 +56,6 @@ class Base:
         """What to tell who needs the tokens that it lacks."""
         return fim.lacks(str(self.folder / "tokenizer.json"), self.lacks)
 
-    @property
-    def linear_layers(self) -> set[str]:
-        """The names of the layers that multiply by a matrix, without the path to them."""
-        matrices = {name for name, weight in weight_files.read_headers(self.folder).items() if len(weight.shape) == 2}
-        names = {name.removesuffix(".weight").rpartition(".")[2] for name in matrices}
-        return names - {*EMBEDDINGS, *(("lm_head",) if self.facts.tied_head else ())}
-
 
 def open_base(name: str, cache: Path) -> Base:
     """The base called `name`: a checkpoint of ours, a Hugging Face folder, or a hub id, which is fetched.
@@ -88,7 +80,7 @@ def _open(folder: Path, name: str, cache: Path) -> Base:
     if facts.config.get("quantization_config"):
         raise ArtifactError(f"the base {name} is quantized", "Use its 16-bit weights; quantization comes after.")
     _check_weights(folder)
-    spec, lacks = _fim(folder, facts)
+    spec, lacks = fim_tokens(folder, facts)
     if ours is None:
         hashes = RememberedHashes(folder, cache)
         digest = fingerprint(folder, lambda path: hashes.sha256(path.name, path.stat(), lambda: sha256_of(path)))
@@ -120,7 +112,7 @@ def _check_weights(folder: Path) -> None:
             )
 
 
-def _fim(folder: Path, facts: Architecture) -> tuple[FimSpec, tuple[str, ...]]:
+def fim_tokens(folder: Path, facts: Architecture) -> tuple[FimSpec, tuple[str, ...]]:
     """The FIM tokens of a base, or those that it is to have, and which of them it lacks."""
     path = folder / "tokenizer.json"
     if not path.is_file():

@@ -14,7 +14,6 @@ from toolchain.contracts.chat import template
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.manifest import Draft, Kind, Parent
 from toolchain.contracts.progress import Progress
-from toolchain.contracts.settings import check
 from toolchain.contracts.stage import Plan
 from train import added_tokens
 from train.bases import Base
@@ -22,6 +21,7 @@ from train.cuts import GRAMMARS
 from train.dataset import CODE, DIALOGUES, read_manifest
 from train.running import HERE, RunSettings
 from train.settings import TrainSettings
+from train.shape import check_shape
 
 if TYPE_CHECKING:
     from train.distributed import World
@@ -65,7 +65,6 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunS
         Parent(kind="dataset", digest=read_manifest(dataset, HOLDS[settings.objective]).digest, role="dataset"),
         base.parent,
     )
-    settings.check_layers(base.linear_layers, base.name)
     kind: Kind = "adapter" if settings.adapts else "checkpoint"
     check_base(settings, base)
     running.check()
@@ -87,10 +86,11 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunS
 
 def check_base(settings: TrainSettings, base: Base) -> None:
     """Raise MissingExtra, SettingsError, FimTokenError or ArtifactError for what the settings need and is not there."""
+    check_shape(settings, base.facts, base.name)
     if base.lacks and not settings.add_fim_tokens:
         raise base.fim_refusal()
-    if settings.add_fim_tokens and not base.lacks:
-        raise SettingsError(f"--add-fim-tokens: {base.name} has FIM tokens already", "Leave it out.")
+    if settings.add_fim_tokens:
+        added_tokens.refuse_none(base.lacks, base.name)
     if settings.add_fim_tokens and "lm_head" in settings.lora_target:
         raise SettingsError(
             "--add-fim-tokens trains rows of the head, and --lora-target lm_head all of it", "Use one of the two."
@@ -106,8 +106,8 @@ def check_base(settings: TrainSettings, base: Base) -> None:
             f"--repository-context needs a base that was trained with a file separator, and {base.name} was not",
             "Leave it out, or use StarCoder2 or Qwen2.5-Coder.",
         )
-    most = base.facts.context_size // 2
-    check("--repository-context", settings.repository_context, settings.repository_context <= most, f"at most {most}")
+    if settings.asks_for("spm_rate") and "spm" not in base.spec.orders:
+        raise SettingsError(f"--spm-rate has no effect: {base.name} knows one order alone, PSM", "Leave it out.")
     if settings.objective == "chat":
         from train import material
 
@@ -222,6 +222,8 @@ def _train(job: Job, model: Any) -> Material:
         found = material.of_code(base, job.tokenizer, job.dataset, settings, cache)
     batches = stream.held_out_batches(found.held_out, found.measuring, settings.batch_size, settings.evaluate_sequences)
     steps = steps_for(found.tokens, found.room, settings, job.world.size)
+    if settings.sequence_length > base.facts.context_size:
+        job.progress.say(f"sequences have {base.facts.context_size} tokens, the context of {base.name}")
     if steps < settings.max_steps:
         job.progress.say(f"{steps} steps are {settings.max_epochs:g} passes over the dataset (--max-epochs)")
     if settings.gradient_checkpointing:

@@ -10,9 +10,12 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from toolchain.contracts import fim
+from toolchain.contracts import architectures, fim
 from toolchain.contracts import settings as contract_settings
+from toolchain.contracts.architectures import gpt_bigcode
+from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
@@ -24,7 +27,6 @@ from train.settings import ScratchSettings
 RECIPE = 1
 NAME = "scratch"
 HEAD_SIZE = 64
-LINEAR_LAYERS = ("c_attn", "c_fc", "c_proj")
 TOKENIZER_CHARACTERS = 20_000_000
 """Text enough for a small vocabulary; more would only take time."""
 
@@ -54,6 +56,11 @@ def plan_scratch(dataset: Path, settings: ScratchSettings, running: RunSettings 
     return plan
 
 
+def shape(settings: ScratchSettings) -> Architecture:
+    """The facts of the model, with a vocabulary that is full."""
+    return architectures.from_config(_config(settings, settings.vocabulary))
+
+
 def make_model(settings: ScratchSettings, folder: Path) -> None:
     """Write a GPTBigCode checkpoint with seeded random weights for the tokenizer in `folder`."""
     import torch
@@ -64,15 +71,10 @@ def make_model(settings: ScratchSettings, folder: Path) -> None:
     logging.disable_progress_bar()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     end = tokenizer.token_to_id(fim.STARCODER.end_of_text)
+    shaped = _config(settings, tokenizer.get_vocab_size())
+    del shaped["model_type"]  # which the class itself says
     config = GPTBigCodeConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        n_positions=settings.context_size,
-        n_embd=settings.hidden_size,
-        n_layer=settings.layers,
-        n_head=settings.hidden_size // HEAD_SIZE,
-        n_inner=4 * settings.hidden_size,
-        activation_function="gelu_pytorch_tanh",
-        multi_query=True,
+        **shaped,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -82,6 +84,20 @@ def make_model(settings: ScratchSettings, folder: Path) -> None:
     )
     torch.manual_seed(settings.seed)
     GPTBigCodeForCausalLM(config).save_pretrained(folder)
+
+
+def _config(settings: ScratchSettings, vocabulary: int) -> dict[str, Any]:
+    return {
+        "model_type": gpt_bigcode.MODEL_TYPE,
+        "vocab_size": vocabulary,
+        "n_positions": settings.context_size,
+        "n_embd": settings.hidden_size,
+        "n_layer": settings.layers,
+        "n_head": settings.hidden_size // HEAD_SIZE,
+        "n_inner": 4 * settings.hidden_size,
+        "activation_function": "gelu_pytorch_tanh",
+        "multi_query": True,
+    }
 
 
 def train_tokenizer(texts: Sequence[str], settings: ScratchSettings, folder: Path) -> None:

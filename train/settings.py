@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import at_least, check, flag
+from train import effects
 
 Method = Literal["lora", "qlora", "full"]
 Init = Literal["zero", "pissa"]
@@ -152,7 +152,7 @@ class TrainSettings:
             check(flag(name), getattr(self, name), getattr(self, name) > 0, "a number above 0")
         rate = self.learning_rate
         check("--learning-rate", rate, rate is None or rate > 0, "a number above 0")
-        self._check_objective()
+        self._check_effects()
         if self.add_fim_tokens and not (self.fim_rate > 0 and 0 < self.spm_rate < 1):
             raise SettingsError(
                 "--add-fim-tokens needs samples of both orders to learn its tokens from",
@@ -160,20 +160,26 @@ class TrainSettings:
             )
         self._check_adapter()
 
-    def _check_objective(self) -> None:
-        plain: dict[str, Any] = {"fim_rate": 0.5, "spm_rate": 0.5, "cuts": "random", "repository_context": 0}
-        plain |= {"add_fim_tokens": False}
-        if self.objective == "fim":
-            plain = {"chat_template": "auto"}
-        for name, default in plain.items():
-            if getattr(self, name) != default:
-                raise SettingsError(f"{flag(name)} has no effect with --objective {self.objective}", "Leave it out.")
+    def asks_for(self, name: str) -> bool:
+        """Whether the setting called `name` is another than its default, so that somebody chose it."""
+        return bool(getattr(self, name) != _DEFAULTS[name])
+
+    def with_method(self, method: Method) -> TrainSettings:
+        """These settings for another method, without what would do nothing there."""
+        names = {*(effects.ADAPTERS if method == "full" else ()), *(("init",) if method == "qlora" else ())}
+        return replace(self, method=method, **{name: _DEFAULTS[name] for name in names})
+
+    def _check_effects(self) -> None:
+        for name, beside in effects.idle(vars(self)).items():
+            if self.asks_for(name):
+                raise SettingsError(f"{flag(name)} has no effect with {beside}", "Leave one of them out.")
+        if self.asks_for("warmup_steps") and self.warmup_steps > self.max_steps:
+            raise SettingsError(
+                f"--warmup-steps {self.warmup_steps} is more than --max-steps {self.max_steps}",
+                "The rate would never reach its highest: use fewer.",
+            )
 
     def _check_adapter(self) -> None:
-        plain = {"lora_target": (), "rslora": False, "dora": False, "init": "zero"}
-        for name, default in plain.items():
-            if self.method == "full" and getattr(self, name) != default:
-                raise SettingsError(f"{flag(name)} has no effect with --method full", "Leave it out, or use lora.")
         if self.init == "pissa" and self.method == "qlora":
             raise SettingsError(
                 "--init pissa takes a part out of the base, which --method qlora holds in 4 bits", "Use --method lora."
@@ -181,14 +187,6 @@ class TrainSettings:
         if self.init == "pissa" and self.dora:
             raise SettingsError(
                 "--init pissa with --dora cannot be written as an adapter of the base", "Use one of the two."
-            )
-
-    def check_layers(self, layers: Collection[str], base: str) -> None:
-        """Raise SettingsError unless the linear `layers` of the base are called as `lora_target` says."""
-        if unknown := [name for name in self.lora_target if name not in layers]:
-            raise SettingsError(
-                f"--lora-target: no layer of {base} is called {', '.join(unknown)}",
-                f"It has: {', '.join(sorted(layers))}.",
             )
 
     @property
@@ -200,6 +198,9 @@ class TrainSettings:
     def peak_learning_rate(self) -> float:
         """The highest learning rate: the given one, or the method's own."""
         return self.learning_rate if self.learning_rate is not None else LEARNING_RATES[self.method]
+
+
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainSettings)}
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ class ScratchSettings:
             batch_size=self.batch_size,
             gradient_accumulation=1,
             learning_rate=self.learning_rate,
-            warmup_steps=self.warmup_steps,
+            warmup_steps=min(self.warmup_steps, self.max_steps),
             evaluate_every=self.evaluate_every,
             evaluate_sequences=self.evaluate_sequences,
             seed=self.seed,

@@ -45,6 +45,7 @@ def test_up_takes_base_and_training_of_a_preset_under_the_users_own(
     (tables, flags) = asked.pop()
     assert (flags["base"], flags["max_steps"]) == ("bigcode/starcoderbase-1b", 7)
     chosen = choose(TrainSettings, "train", tables, flags)
+    assert tables == {"train": {"batch-size": 3}}
     assert (chosen.batch_size, chosen.max_steps, chosen.lora_alpha) == (3, 7, 32)
     (tmp_path / "fimble.toml").write_text('[up]\nbase = "./mine"\n')
     fimble(*words)

@@ -22,8 +22,8 @@ from toolchain.contracts import architectures, manifest
 from toolchain.contracts.errors import ArtifactError, FimTokenError, SettingsError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
+from toolchain.planning import models
 from toolchain.planning.memory import trained_parameters
-from toolchain.planning.settings import PlanSettings
 from train import token_rows
 from train.adapters.merge import plan_merge, with_rows
 from train.cross_entropy import scaled_loss, token_losses
@@ -111,9 +111,22 @@ def test_only_the_new_rows_are_trained_beside_the_adapter(
     if not CASES[name][1].dora and CASES[name][1].init == "zero":
         adapter = sum(weight.numel() for key, weight in weights.items() if "lora" in key)
         assert facts["trained_parameters"] == adapter + 3 * 64 * len(tables)
-        planned = PlanSettings(add_fim_tokens=True, lora_rank=CASES[name][1].lora_rank)
+        planned = TrainSettings(add_fim_tokens=True, lora_rank=CASES[name][1].lora_rank)
         shape = architectures.read(bases[CASES[name][0]])
         assert facts["trained_parameters"] == trained_parameters(shape, planned)
+
+
+@pytest.mark.parametrize("name", ["tied", "untied", "spare", "room", "full", "full-untied"])
+def test_a_plan_counts_the_rows_that_training_makes(
+    bases: dict[str, Path], trained: dict[str, Path], name: str
+) -> None:
+    base, settings = bases[CASES[name][0]], CASES[name][1]
+    facts, model = manifest.read(trained[name]).facts, architectures.read(base)
+    grown = models.with_fim_tokens(str(base), model)
+    assert grown.vocab_size == facts["vocab_size"]
+    assert trained_parameters(grown, settings) == facts["trained_parameters"]
+    # Without a tokenizer at hand no row is taken to be free.
+    assert models.with_fim_tokens("owner/model", model).vocab_size == model.vocab_size + 3
 
 
 @pytest.mark.parametrize("name", ["tied", "untied"])
@@ -178,7 +191,7 @@ def test_the_checkpoint_has_the_loss_of_the_trainings_end(
     out = shutil.copytree(merged[name], tmp_path / "copy", ignore=shutil.ignore_patterns("manifest.json"))
     base = opened(out)
     assert not base.lacks
-    again = execute(plan_train(dataset, base, replace(LORA, max_steps=1)), tmp_path / "again", Silent())
+    again = execute(plan_train(dataset, base, replace(LORA, max_steps=1, warmup_steps=1)), tmp_path / "again", Silent())
     held_out = manifest.read(trained[name]).facts["held_out"]
     gain = held_out["start"]["loss"] - held_out["end"]["loss"]
     # Over a base in 4 bits it was another model.

@@ -282,7 +282,9 @@ def test_dialogues_that_the_template_refuses_are_counted_and_told(chat_base: Pat
         sampler_of(base).cut(SYSTEM)
     assert list(sampler_of(base).samples(SYSTEM, 0, 0)) == []
     data, listener = write_dialogues(tmp_path / "data"), Lines()
-    facts = execute(plan_train(data, opened(base), replace(CHAT, max_steps=1)), tmp_path / "out", listener).facts
+    facts = execute(
+        plan_train(data, opened(base), replace(CHAT, max_steps=1, warmup_steps=1)), tmp_path / "out", listener
+    ).facts
     refused = facts["chat"]["train"]["refused"]
     assert list(refused) == ["the model's chat template refuses them: no system"]
     assert any(

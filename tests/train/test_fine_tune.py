@@ -41,7 +41,7 @@ LORA = TrainSettings(
     evaluate_sequences=8,
     save_every=3,
 )
-FULL = replace(LORA, method="full", learning_rate=5e-3, gradient_accumulation=2)
+FULL = replace(LORA.with_method("full"), learning_rate=5e-3, gradient_accumulation=2)
 METHODS = [pytest.param(LORA, id="lora"), pytest.param(FULL, id="full")]
 
 
@@ -125,7 +125,7 @@ def test_a_checkpoint_keeps_the_dtype_of_its_bases_weights_whatever_the_configur
     config = json.loads((folder / "config.json").read_text())
     config = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
     (folder / "config.json").write_text(json.dumps(config | ({"torch_dtype": named} if named else {})))
-    settings = replace(FULL, max_steps=1, batch_size=2, gradient_accumulation=1, evaluate_sequences=2)
+    settings = replace(FULL, max_steps=1, warmup_steps=1, batch_size=2, gradient_accumulation=1, evaluate_sequences=2)
     execute(plan_train(dataset, opened(folder), settings), tmp_path / "out", Silent())
     assert {weight.dtype for weight in weights_in(tmp_path / "out").values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
@@ -315,7 +315,9 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(dataset: Path, base
     assert any(line.startswith(f"kept the weights of step {best}") for line in listener.lines)
     # The weights themselves are the kept ones: measured as a base, they start where the best evaluation was.
     again = execute(
-        plan_train(dataset, opened(tmp_path / "out"), replace(FULL, max_steps=1)), tmp_path / "again", Silent()
+        plan_train(dataset, opened(tmp_path / "out"), replace(FULL, max_steps=1, warmup_steps=1)),
+        tmp_path / "again",
+        Silent(),
     )
     assert again.facts["held_out"]["start"]["loss"] == pytest.approx(min(curve), abs=1e-5)
 

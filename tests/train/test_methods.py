@@ -158,7 +158,7 @@ def test_a_qlora_adapter_holds_on_the_base_it_was_not_trained_over(
 ) -> None:
     """The held-out loss of the merged checkpoint, measured as a base, is the one at the training's end."""
     execute(plan_merge(trained["qlora"], opened(base_folder)), tmp_path / "merged", Silent())
-    settings = replace(LORA, max_steps=1, evaluate_every=1)
+    settings = replace(LORA, max_steps=1, warmup_steps=1, evaluate_every=1)
     again = execute(plan_train(dataset, opened(tmp_path / "merged"), settings), tmp_path / "again", Silent())
     held_out = manifest.read(trained["qlora"]).facts["held_out"]
     gain = held_out["start"]["loss"] - held_out["end"]["loss"]

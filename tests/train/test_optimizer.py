@@ -88,7 +88,7 @@ def test_the_states_of_matrices_are_in_8_bits() -> None:
 
 def test_what_is_not_paged_is_told(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
     listener = Lines()
-    settings = replace(LORA, optimizer="paged_adamw_32bit", max_steps=1)
+    settings = replace(LORA, optimizer="paged_adamw_32bit", max_steps=1, warmup_steps=1)
     execute(plan_train(dataset, opened(base_folder), settings), tmp_path / "out", listener)
     assert any(line.startswith("optimizer: paged_adamw_32bit pages nothing here") for line in listener.lines)
 

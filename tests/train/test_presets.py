@@ -65,17 +65,60 @@ def test_what_a_preset_asks_for_is_taken(name: str) -> None:
     preset = presets.load(name)
     assert preset.about
     assert preset.source
-    made = dataclasses.asdict(choose(TrainSettings, "train", presets.under(preset, {}), {}))
+    made = dataclasses.asdict(choose(TrainSettings, "train", {}, presets.beneath(preset, {}, {})))
     assert made == {**made, **preset.train}
 
 
 def test_flags_come_before_the_file_the_file_before_the_preset_and_the_preset_before_the_defaults() -> None:
     tables = {"train": {"max-steps": 7, "lora-rank": 4}, "serve": {"port": 80}}
     flags = {"max_steps": 3, "lora_alpha": None}
-    under = presets.under(presets.load("qwen2.5-coder-1.5b-lora"), tables)
-    made = choose(TrainSettings, "train", under, flags)
+    flags = presets.beneath(presets.load("qwen2.5-coder-1.5b-lora"), tables, flags)
+    made = choose(TrainSettings, "train", tables, flags)
     assert (made.max_steps, made.lora_rank, made.learning_rate, made.seed) == (3, 4, 2e-4, TrainSettings().seed)
-    assert under["serve"] == {"port": 80}
+
+
+OVERRIDES: dict[str, Any] = {
+    "objective": ("fim", "chat"),
+    "method": ("lora", "qlora", "full"),
+    "sequence_length": (1024,),
+    "max_steps": (1,),
+    "warmup_steps": (0, 1000),
+    "fim_rate": (0.0, 1.0),
+    "lora_rank": (4,),
+    "lora_dropout": (0.2,),
+    "cuts": ("lines",),
+    "chat_template": ("reference",),
+}
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_each_setting_of_a_preset_gives_way_to_the_users(name: str) -> None:
+    """Only what the user gave can contradict itself; here each is given alone, with what it needs."""
+    preset, needed = presets.load(name), {"cuts": {"objective": "fim"}, "fim_rate": {"objective": "fim"}}
+    needed |= {"chat_template": {"objective": "chat"}, "lora_rank": {"method": "lora"}}
+    needed |= {"lora_dropout": {"method": "qlora"}}
+    for setting, values in OVERRIDES.items():
+        for value in values:
+            given = {**needed.get(setting, {}), setting: value}
+            made = choose(TrainSettings, "train", {}, presets.beneath(preset, {}, given))
+            assert getattr(made, setting) == value
+            assert made == choose(
+                TrainSettings,
+                "train",
+                {"train": {key.replace("_", "-"): v for key, v in given.items()}},
+                presets.beneath(preset, {"train": {key.replace("_", "-"): v for key, v in given.items()}}, {}),
+            )
+
+
+def test_another_method_has_its_own_learning_rate_and_keeps_what_it_can() -> None:
+    qlora, full = presets.load("starcoder-qlora-a100-40gb"), presets.load("starcoderbase-1b-full")
+    made = choose(TrainSettings, "train", {}, presets.beneath(qlora, {}, {"method": "full"}))
+    assert (made.peak_learning_rate, made.lora_rank, made.batch_size) == (5e-5, TrainSettings().lora_rank, 4)
+    assert choose(TrainSettings, "train", {}, presets.beneath(qlora, {}, {"method": "lora"})).lora_rank == 32
+    assert choose(TrainSettings, "train", {}, presets.beneath(full, {}, {"method": "lora"})).peak_learning_rate == 5e-4
+    given = {"method": "full", "learning_rate": 1e-5, "lora_rank": 16}
+    with pytest.raises(SettingsError, match="--lora-rank has no effect with --method full"):
+        choose(TrainSettings, "train", {}, presets.beneath(qlora, {}, given))
 
 
 def test_a_preset_for_several_gpus_does_not_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,14 @@ def test_a_bad_value_is_named_by_its_flag(name: str, value: Any) -> None:
     ("message", "values"),
     [
         ("--lora-target has no effect", {"method": "full", "lora_target": ("c_proj",)}),
+        ("--lora-rank has no effect with --method full", {"method": "full", "lora_rank": 4}),
+        ("--lora-alpha has no effect with --method full", {"method": "full", "lora_alpha": 4}),
+        ("--lora-dropout has no effect with --method full", {"method": "full", "lora_dropout": 0.1}),
+        ("--cuts has no effect with --fim-rate 0", {"fim_rate": 0.0, "cuts": "syntax"}),
+        ("--spm-rate has no effect with --fim-rate 0", {"fim_rate": 0.0, "spm_rate": 1.0}),
+        ("--chat-template has no effect with --objective fim", {"chat_template": "base"}),
+        ("--cuts has no effect with --objective chat", {"objective": "chat", "cuts": "lines"}),
+        ("--warmup-steps 40 is more than --max-steps 20", {"warmup_steps": 40, "max_steps": 20}),
         ("--rslora has no effect", {"method": "full", "rslora": True}),
         ("--dora has no effect", {"method": "full", "dora": True}),
         ("--init has no effect", {"method": "full", "init": "pissa"}),
@@ -80,6 +88,20 @@ def test_a_bad_value_for_scratch_is_named_by_its_key_because_most_have_no_flag(n
     with pytest.raises(SettingsError) as caught:
         choose(ScratchSettings, "scratch", {"scratch": {name: value}}, {})
     assert caught.value.message == f"{name} in [scratch] of fimble.toml cannot be {value!r}"
+
+
+@pytest.mark.parametrize("values", [{"max_steps": 3}, {"method": "full"}, {"fim_rate": 0.0}, {"objective": "chat"}])
+def test_a_default_contradicts_nothing(values: dict[str, Any]) -> None:
+    TrainSettings(**values)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_settings_for_another_method_leave_out_what_would_do_nothing(method: Any) -> None:
+    settings = TrainSettings(lora_rank=4, lora_dropout=0.1, init="pissa", lora_target=("c_proj",), batch_size=3)
+    changed = settings.with_method(method)
+    assert (changed.method, changed.batch_size) == (method, 3)
+    assert changed.lora_rank == (8 if method == "full" else 4)
+    assert changed.with_method(method) == changed
 
 
 def test_each_method_has_its_own_learning_rate() -> None:

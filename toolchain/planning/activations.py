@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolchain.contracts.architectures import linear
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.planning import layers
 
@@ -93,7 +94,7 @@ def _of_token(run: Pass) -> int:
 def _norms(run: Pass) -> int:
     """Inputs and statistics of both norms. An RMS norm that is trained keeps its normalized input too."""
     hidden = run.model.hidden_size
-    if layers.gated(run.model):
+    if linear.gated(run.model):
         kept = 2 if run.full else 1
         return 2 * (kept * FLOAT32 * hidden + FLOAT32)
     # On a GPU autocast computes a layer norm in float32.
@@ -117,7 +118,7 @@ def _inputs(run: Pass) -> list[int]:
     In mixed precision each layer has a copy of its own; otherwise layers with one input share it. Each adapter also
     keeps what lies between its two matrices.
     """
-    block, hidden = layers.of_block(run.model), run.model.hidden_size
+    block, hidden = linear.of_block(run.model), run.model.hidden_size
     adapted = [layer for layer in block if layer.name in (run.targets or run.model.lora_targets)]
     between = [] if run.full else [run.rank for _ in adapted]
     if not run.mixed:
@@ -129,7 +130,7 @@ def _inputs(run: Pass) -> list[int]:
 
 def _feed_forward(model: Architecture) -> int:
     """Numbers that the activation keeps: its input, and with SwiGLU its output and what that is multiplied with."""
-    return (3 if layers.gated(model) else 1) * model.inner_size
+    return (3 if linear.gated(model) else 1) * model.inner_size
 
 
 def adapter_copies(run: Pass) -> int:

@@ -8,11 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 from toolchain.contracts.errors import SettingsError
-from toolchain.contracts.settings import choose, field_types
+from toolchain.contracts.settings import choose
 from toolchain.planning import gpus, lines, machine, models, plan, published
 from toolchain.planning.plan import Machine
-from toolchain.planning.settings import MachineSettings, PlanSettings
+from toolchain.planning.settings import MachineSettings
+from train import presets
 from train.presets import Preset
+from train.settings import TrainSettings
+from train.shape import check_shape
 
 Told = tuple[dict[str, Any], list[str]]
 
@@ -43,7 +46,11 @@ def run(
             for fit in fits
         ]
         return {"machine": asdict(where), "bases": rows}, lines.of_machine(where, fits)
-    made = plan.predict(base, models.read(base), settings, where)
+    model = models.read(base)
+    check_shape(settings, model, base)
+    if settings.add_fim_tokens:
+        model = models.with_fim_tokens(base, model)
+    made = plan.predict(base, model, settings, where)
     facts, shown = plan.to_json(made), lines.of_plan(made)
     if preset is not None and preset.name in published.RUNS:
         shown += _published(preset)
@@ -54,12 +61,9 @@ def settings_for(
     preset: Preset | None,
     tables: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     flags: Mapping[str, Any] = MappingProxyType({}),
-) -> PlanSettings:
-    """What a plan depends on, from flags, then `[train]` of `fimble.toml`, then the preset."""
-    written = {key.replace("-", "_"): value for key, value in tables.get("train", {}).items()}
-    together = {**(preset.train if preset else {}), **written}
-    known = {name: value for name, value in together.items() if name in field_types(PlanSettings)}
-    return choose(PlanSettings, "train", {"train": known}, flags)
+) -> TrainSettings:
+    """The training that is planned, from flags, then `[train]` of `fimble.toml`, then the preset."""
+    return choose(TrainSettings, "train", tables, presets.beneath(preset, tables, flags) if preset else flags)
 
 
 def _published(preset: Preset) -> list[str]:
@@ -69,7 +73,7 @@ def _published(preset: Preset) -> list[str]:
     return published.lines(published.RUNS[preset.name], parts, published.lasting(model, settings, gpu, preset.count))
 
 
-def _planned(wanted: MachineSettings, settings: PlanSettings) -> Machine:
+def _planned(wanted: MachineSettings, settings: TrainSettings) -> Machine:
     assert wanted.gpu is not None
     found = gpus.find(wanted.gpu)
     number = 4 if settings.dtype == "float32" else 2

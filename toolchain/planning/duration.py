@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.planning import layers, memory
 from toolchain.planning.activations import FLOAT32
-from toolchain.planning.settings import PlanSettings
+from train.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def forward_operations(model: Architecture, length: int) -> float:
     return 2 * layers.multiplied(model) + _attention(model, length)
 
 
-def operations(model: Architecture, settings: PlanSettings) -> float:
+def operations(model: Architecture, settings: TrainSettings) -> float:
     """Operations of training for a token."""
     trained, attention = memory.trained_parameters(model, settings), _attention(model, settings.sequence_length)
     adapter = 0 if settings.method == "full" else trained
@@ -52,7 +52,7 @@ def operations(model: Architecture, settings: PlanSettings) -> float:
 
 def predict(
     model: Architecture,
-    settings: PlanSettings,
+    settings: TrainSettings,
     flops: float,
     count: int,
     bandwidth: float,
@@ -74,7 +74,7 @@ def predict(
     return Duration(computing + moving, moving, passes * in_a_pass * count)
 
 
-def moved_bytes(model: Architecture, settings: PlanSettings, count: int) -> float:
+def moved_bytes(model: Architecture, settings: TrainSettings, count: int) -> float:
     """What a GPU receives in a pass: weights in 16 bits for both directions, and gradients in float32."""
     weights = 2 * memory.gathered_parameters(model, settings.method)
     gradients = FLOAT32 * memory.trained_parameters(model, settings)

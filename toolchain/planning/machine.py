@@ -16,8 +16,7 @@ from toolchain.contracts.errors import UserError
 from toolchain.planning import models
 from toolchain.planning import plan as planning
 from toolchain.planning.plan import Machine, Plan
-from toolchain.planning.settings import PlanSettings
-from train.settings import Dtype
+from train.settings import Dtype, TrainSettings
 
 Q4F16_1_BYTES = 0.5 + 2 / 32
 """A weight in q4f16_1: four bits, and a float16 scale for each 32."""
@@ -65,7 +64,7 @@ def this_machine(wanted: Dtype) -> Machine:
     return Machine(name, total, flops, on_gpu=device.type != "cpu", number=dtype.itemsize)
 
 
-def survey(machine: Machine, settings: PlanSettings) -> list[Fit]:
+def survey(machine: Machine, settings: TrainSettings) -> list[Fit]:
     """All well-known bases on a machine, the smallest first."""
     shapes = {name: architectures.from_config(config) for name, config in models.known().items()}
     return [_fit(name, shapes[name], machine, settings) for name in sorted(shapes, key=lambda n: shapes[n].parameters)]
@@ -78,17 +77,15 @@ def serving_bytes(model: Architecture) -> float:
     return Q4F16_1_BYTES * model.parameters + cache + SERVER_BYTES
 
 
-def _fit(name: str, model: Architecture, machine: Machine, settings: PlanSettings) -> Fit:
-    length = min(settings.sequence_length, model.context_size)
+def _fit(name: str, model: Architecture, machine: Machine, settings: TrainSettings) -> Fit:
     small = replace(
         settings,
         batch_size=1,
         gradient_accumulation=16,
-        sequence_length=length,
         gradient_checkpointing=True,
         lora_target=(),  # names that one family has and another has not
     )
-    tried = (planning.predict(name, model, replace(small, method=method), machine) for method in ("lora", "qlora"))
+    tried = (planning.predict(name, model, small.with_method(method), machine) for method in ("lora", "qlora"))
     needed = serving_bytes(model)
     served = needed <= planning.USABLE * machine.memory
     return Fit(name, model.parameters, next((plan for plan in tried if plan.fits), None), needed, served)

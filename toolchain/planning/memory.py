@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolchain.contracts.architectures import linear
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.planning import activations, layers
 from toolchain.planning.activations import FLOAT32, Pass
-from toolchain.planning.settings import PlanSettings
+from train.settings import TrainSettings
 
 LIBRARIES = 750_000_000
 """The device's context, its libraries and their workspaces: a round figure, not a measured one."""
@@ -43,7 +44,7 @@ def rule_of_thumb(method: str, parameters: int, trained: int) -> float:
     return frozen * parameters + 16 * trained
 
 
-def trained_parameters(model: Architecture, settings: PlanSettings) -> int:
+def trained_parameters(model: Architecture, settings: TrainSettings) -> int:
     if settings.method == "full":
         return model.parameters
     rows = layers.token_rows(model) if settings.add_fim_tokens else 0
@@ -52,7 +53,7 @@ def trained_parameters(model: Architecture, settings: PlanSettings) -> int:
 
 def terms(
     model: Architecture,
-    settings: PlanSettings,
+    settings: TrainSettings,
     count: int,
     on_gpu: bool,
     number: int,
@@ -100,7 +101,7 @@ def frozen_bytes(model: Architecture, method: str, kept: int) -> int:
 
 def quantized_bytes(model: Architecture) -> int:
     """The linear layers of all blocks in NF4."""
-    return model.layers * sum(nf4_bytes(layer.weights) for layer in layers.of_block(model))
+    return model.layers * sum(nf4_bytes(layer.weights) for layer in linear.of_block(model))
 
 
 def gathered_parameters(model: Architecture, method: str) -> int:
@@ -113,7 +114,7 @@ def unreduced_gradients(model: Architecture) -> int:
     return 2 * model.parameters
 
 
-def _states(model: Architecture, settings: PlanSettings, count: int, kept: int, on_gpu: bool) -> list[Term]:
+def _states(model: Architecture, settings: TrainSettings, count: int, kept: int, on_gpu: bool) -> list[Term]:
     trained = trained_parameters(model, settings) / count
     if settings.method == "full":
         base = [Term("weights, float32", FLOAT32 * trained)]
@@ -125,7 +126,7 @@ def _states(model: Architecture, settings: PlanSettings, count: int, kept: int, 
     return [*base, Term("gradients, float32", FLOAT32 * trained), _moments(settings, trained, on_gpu)]
 
 
-def _moments(settings: PlanSettings, trained: float, on_gpu: bool) -> Term:
+def _moments(settings: TrainSettings, trained: float, on_gpu: bool) -> Term:
     """Adam's moments. Paged ones are on the GPU in a step alone, when the activations are gone."""
     if settings.optimizer == "adamw_8bit":
         return Term("Adam's moments, 8 bits", MOMENTS_8_BITS * trained)
@@ -134,15 +135,15 @@ def _moments(settings: PlanSettings, trained: float, on_gpu: bool) -> Term:
     return Term("Adam's moments, float32", MOMENTS * trained)
 
 
-def _gathered(model: Architecture, settings: PlanSettings, count: int, number: int) -> list[Term]:
+def _gathered(model: Architecture, settings: TrainSettings, count: int, number: int) -> list[Term]:
     """Weights that are whole, or in the arithmetic's dtype, while a block is at work."""
     found = []
     if settings.method == "qlora":
-        widest = max(layer.weights for layer in layers.of_block(model))
+        widest = max(layer.weights for layer in linear.of_block(model))
         found.append(Term("a layer's weights, dequantized", number * widest))
     if count > 1:
-        linear = layers.block_weights(model)
-        outside, block = model.parameters - linear, linear / model.layers
+        blocks = layers.block_weights(model)
+        outside, block = model.parameters - blocks, blocks / model.layers
         # The block at work and the next one; embeddings and head throughout.
         gathered = outside + (0 if settings.method == "qlora" else 2 * block)
         # Of every weight that is trained the gradient, as the block at work gives it, is reduced in float32.
@@ -163,7 +164,7 @@ def _kept(run: Pass, checkpointing: bool, sharded: bool, whole_loss: bool) -> li
     model, block = run.model, activations.of_block(run)
     embeddings, whole = model.vocab_size * model.hidden_size, run.full and not sharded
     copied = run.number if whole and run.mixed else 0  # bytes of a copy
-    widest = max(layer.weights for layer in layers.of_block(model))
+    widest = max(layer.weights for layer in linear.of_block(model))
     new = FLOAT32 * ((widest if copied else 0) + (embeddings if whole and model.tied_head else 0))
     loss = activations.of_whole_loss(run) if whole_loss else activations.of_loss(run)
     gradients = activations.of_gradients(run) + new

@@ -11,6 +11,9 @@ from typing import Any
 from toolchain.contracts import architectures
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import UserError
+from toolchain.contracts.tokenizer import FILE
+from toolchain.planning import layers
+from train import added_tokens
 from train.bases import CONFIG, HUB_ID
 
 ANSWERS_WITHIN_SECONDS = 5
@@ -38,6 +41,18 @@ def read(base: str) -> Architecture:
             f"Name a checkpoint folder, or a hub id. Known without a network: {', '.join(known())}.",
         )
     return architectures.read(_fetch(base).parent)
+
+
+def with_fim_tokens(base: str, model: Architecture) -> Architecture:
+    """The model with rows for the FIM tokens that training would add.
+
+    A folder's tokenizer tells how many rows are free; without one none is taken to be. Raises SettingsError where the
+    tokenizer has FIM tokens already.
+    """
+    folder = Path(base).expanduser()
+    if (folder / FILE).is_file():
+        return added_tokens.for_folder(folder, base, model).facts
+    return added_tokens.with_rows(model, model.vocab_size + layers.FIM_TOKENS)
 
 
 def _fetch(base: str) -> Path:

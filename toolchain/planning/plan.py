@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from toolchain.contracts.architectures.facts import Architecture
-from toolchain.contracts.errors import SettingsError
-from toolchain.planning import duration, layers, memory
+from toolchain.planning import duration, memory
 from toolchain.planning.duration import Duration
 from toolchain.planning.memory import Term
-from toolchain.planning.settings import PlanSettings
-from train.settings import Method
+from train.settings import Method, TrainSettings
 
 USABLE = 0.95
 """The share of the memory that may be planned for; the rest is lost between blocks that the allocator hands out."""
@@ -48,7 +46,7 @@ class Plan:
 
     base: str
     model: Architecture
-    settings: PlanSettings
+    settings: TrainSettings
     machine: Machine
     terms: list[Term]
     duration: Duration | None
@@ -76,22 +74,9 @@ class Plan:
         return None if self.duration is None or price is None else self.duration.hours * price * self.machine.count
 
 
-def predict(base: str, model: Architecture, settings: PlanSettings, machine: Machine) -> Plan:
-    """Plan a training of `base`.
-
-    Raises SettingsError for sequences that the model has no positions for, and for layers that its blocks do not have.
-    """
-    if settings.sequence_length > model.context_size:
-        raise SettingsError(
-            f"--sequence-length {settings.sequence_length} is more than the {model.context_size} positions of {base}",
-            f"Use {model.context_size} or fewer.",
-        )
-    known = {layer.name for layer in layers.of_block(model)}
-    if unknown := [name for name in settings.lora_target if name not in known]:
-        raise SettingsError(
-            f"--lora-target: no layer in the blocks of {base} is called {', '.join(unknown)}",
-            f"They have: {', '.join(sorted(known))}.",
-        )
+def predict(base: str, model: Architecture, settings: TrainSettings, machine: Machine) -> Plan:
+    """Plan a training of `base`, which has to have room for the `settings`, with sequences cut to its context."""
+    settings = replace(settings, sequence_length=min(settings.sequence_length, model.context_size))
     taken = memory.terms(model, settings, machine.count, machine.on_gpu, machine.number)
     found = None
     if machine.flops is not None:
@@ -103,11 +88,12 @@ def fitting(plan: Plan) -> dict[str, dict[bool, int]]:
     """The largest batch that fits, for each method without and with checkpointing; 0 where none does."""
     return {
         method: {
-            checkpointing: _largest(plan, replace(plan.settings, method=method, gradient_checkpointing=checkpointing))
+            checkpointing: _largest(
+                plan, replace(plan.settings.with_method(method), gradient_checkpointing=checkpointing)
+            )
             for checkpointing in (False, True)
         }
         for method in reversed(METHODS)
-        if method != "full" or not plan.settings.lora_target
     }
 
 
@@ -150,12 +136,12 @@ def to_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _largest(plan: Plan, settings: PlanSettings) -> int:
+def _largest(plan: Plan, settings: TrainSettings) -> int:
     tried = (replace(settings, batch_size=size) for size in BATCHES)
     return next((s.batch_size for s in tried if predict(plan.base, plan.model, s, plan.machine).fits), 0)
 
 
-def _smaller(settings: PlanSettings) -> Iterator[PlanSettings]:
+def _smaller(settings: TrainSettings) -> Iterator[TrainSettings]:
     """Settings that need less memory, those that change the result least first: as many sequences a step as before."""
     sequences = settings.batch_size * settings.gradient_accumulation
     changed = settings
@@ -164,8 +150,7 @@ def _smaller(settings: PlanSettings) -> Iterator[PlanSettings]:
             size = settings.batch_size
             while size:
                 changed = replace(
-                    settings,
-                    method=method,
+                    settings.with_method(method),
                     gradient_checkpointing=checkpointing,
                     batch_size=size,
                     gradient_accumulation=math.ceil(sequences / size),
@@ -173,11 +158,13 @@ def _smaller(settings: PlanSettings) -> Iterator[PlanSettings]:
                 yield changed
                 size //= 2
     while changed.sequence_length > SHORTEST:
-        changed = replace(changed, sequence_length=changed.sequence_length // 2)
+        shorter = changed.sequence_length // 2
+        context = min(changed.repository_context, shorter // 2)
+        changed = replace(changed, sequence_length=shorter, repository_context=context)
         yield changed
 
 
-def _differs(plan: Plan, settings: PlanSettings, name: str) -> bool:
+def _differs(plan: Plan, settings: TrainSettings, name: str) -> bool:
     return bool(getattr(plan.settings, name) != getattr(settings, name))
 
 

@@ -15,7 +15,7 @@ from toolchain.planning.activations import FLOAT32
 from toolchain.planning.duration import Duration
 from toolchain.planning.gpus import Gpu
 from toolchain.planning.memory import Term
-from toolchain.planning.settings import PlanSettings
+from train.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ RUNS = {
 }
 
 
-def terms(model: Architecture, settings: PlanSettings, count: int) -> list[Term]:
+def terms(model: Architecture, settings: TrainSettings, count: int) -> list[Term]:
     """The memory of the reference's own loop on one GPU."""
     parts = memory.terms(model, settings, count, on_gpu=True, number=2, kept=FLOAT32, whole_loss=True)
     if settings.method == "full" and count > 1 and settings.gradient_accumulation > 1:
@@ -43,7 +43,7 @@ def terms(model: Architecture, settings: PlanSettings, count: int) -> list[Term]
     return parts
 
 
-def lasting(model: Architecture, settings: PlanSettings, gpu: Gpu, count: int) -> Duration:
+def lasting(model: Architecture, settings: TrainSettings, gpu: Gpu, count: int) -> Duration:
     """The time of the reference's own loop, where several GPUs moved weights and gradients in 16 bits."""
     assert gpu.flops is not None
     weights = gradients = 2 * model.parameters

@@ -10,6 +10,7 @@ from typing import Any
 
 from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
+from train import effects
 
 SUFFIX = ".toml"
 
@@ -45,10 +46,17 @@ def base_for(preset: Preset, named: str | None) -> str:
     return named or preset.base
 
 
-def under(preset: Preset, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The tables of `fimble.toml` with the preset's settings where `[train]` says nothing."""
-    written = {key.replace("-", "_"): value for key, value in tables.get("train", {}).items()}
-    return {**tables, "train": {**preset.train, **written}}
+def beneath(preset: Preset, tables: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """`flags`, and the preset's settings where neither they nor `[train]` of `fimble.toml` say anything.
+
+    Its learning rate is that of its method: with `full` in place of an adapter, or the other way, it gives way too.
+    """
+    table = tables.get("train", {})
+    method = flags.get("method") or table.get("method") or preset.train.get("method")
+    own = dict(preset.train)
+    if (method == "full") != (own.get("method") == "full"):
+        own.pop("learning_rate", None)
+    return effects.beneath(own, table, flags)
 
 
 def lines() -> list[str]:

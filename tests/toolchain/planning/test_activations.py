@@ -17,7 +17,7 @@ from tests.toolchain.planning import shapes
 from toolchain.contracts import architectures
 from toolchain.planning import activations, layers, memory
 from toolchain.planning.activations import Pass
-from toolchain.planning.settings import PlanSettings
+from train.settings import TrainSettings
 
 ERROR = 0.01
 PEAK_ERROR = 0.1
@@ -72,7 +72,7 @@ def test_what_a_block_keeps_with_checkpointing(family: str, method: str, dtype: 
 def test_the_peak_of_a_pass(family: str, method: str, vocabulary: int, dtype: torch.dtype, checkpointing: bool) -> None:
     config = shapes.config(family, 4) | {"vocab_size": vocabulary}
     model = architectures.from_config(config)
-    settings = PlanSettings(
+    settings = TrainSettings(
         method=method,
         batch_size=shapes.BATCH,
         sequence_length=shapes.LENGTH,

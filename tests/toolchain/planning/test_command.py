@@ -14,16 +14,10 @@ import pytest
 
 from tests.toolchain.conftest import Fimble
 from toolchain.planning import gpus, machine, models, plan
-from toolchain.planning.settings import PlanSettings
 from train import presets
 from train.settings import TrainSettings
 
 ONE = ("plan", "--base", "bigcode/starcoderbase-1b", "--gpu", "rtx-4090")
-
-
-def test_defaults_are_those_of_training() -> None:
-    training, plan = TrainSettings(), PlanSettings()
-    assert {name: getattr(training, name) for name in vars(plan)} == vars(plan)
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -101,7 +95,7 @@ def test_arithmetic_on_this_machine_is_in_the_dtype_that_was_asked_for(fimble: F
 
 
 def test_what_is_proposed_keeps_the_sequences_of_a_step() -> None:
-    settings = PlanSettings(batch_size=6, gradient_accumulation=2, gradient_checkpointing=True)
+    settings = TrainSettings(batch_size=6, gradient_accumulation=2, gradient_checkpointing=True)
     model = models.read("bigcode/starcoderbase-1b")
     whole = plan.predict("x", model, settings, plan.Machine("x", 0.0, None))
     for size, accumulation in ((3, 4), (1, 12)):
@@ -154,9 +148,7 @@ def test_what_cannot_be_planned_is_refused(fimble: Fimble) -> None:
     fimble("plan", "--base", "x/y", "--count", 2).refused("--count needs a GPU to count")
     fimble("plan", "--base", "nowhere", "--gpu", "l4-24gb").refused("the base nowhere is neither a folder nor a hub id")
     fimble(*ONE, "--sequence-length", 9000).refused("--sequence-length 9000 is more than the 8192 positions")
-    fimble(*ONE, "--lora-target", "q_proj").refused(
-        "no layer in the blocks of bigcode/starcoderbase-1b is called q_proj"
-    )
+    fimble(*ONE, "--lora-target", "q_proj").refused("no layer of bigcode/starcoderbase-1b is called q_proj")
     fimble(*ONE, "--method", "by-magic").refused("--method cannot be 'by-magic'")
     fimble(*ONE, "--count", 0).refused("--count cannot be 0")
     fimble(*ONE, "--price", -1).refused("--price cannot be -1.0")

@@ -9,11 +9,11 @@ import pytest
 from toolchain.planning import duration, gpus, layers, models, published
 from toolchain.planning.command import settings_for
 from toolchain.planning.duration import Duration
-from toolchain.planning.settings import PlanSettings
 from train import presets
+from train.settings import TrainSettings
 
 BASE = models.read("bigcode/starcoderbase-1b")
-PLAIN = PlanSettings(method="full", evaluate_every=10**9, evaluate_sequences=1)
+PLAIN = TrainSettings(method="full", evaluate_every=10**9, evaluate_sequences=1)
 
 
 def reference(name: str) -> Duration:
@@ -42,12 +42,12 @@ def test_the_published_pace_is_what_arithmetic_leaves_of_the_published_hours() -
 
 
 def test_operations_of_a_token() -> None:
-    weights, short = layers.multiplied(BASE), replace(PLAIN, sequence_length=1)
-    assert duration.operations(BASE, short) == pytest.approx(6 * weights, rel=1e-3)
+    weights, short = layers.multiplied(BASE), replace(PLAIN, sequence_length=64)
+    assert duration.operations(BASE, short) == pytest.approx(6 * weights, rel=1e-2)
     again = duration.operations(BASE, replace(short, gradient_checkpointing=True)) - duration.operations(BASE, short)
-    assert again == pytest.approx(2 * layers.block_weights(BASE), rel=1e-3)  # and not the head
+    assert again == pytest.approx(2 * layers.block_weights(BASE), rel=1e-2)  # and not the head
     lora = replace(short, method="lora", lora_rank=1)
-    assert duration.operations(BASE, lora) == pytest.approx(4 * weights, rel=5e-3)
+    assert duration.operations(BASE, lora) == pytest.approx(4 * weights, rel=2e-2)
     more = duration.operations(BASE, replace(PLAIN, sequence_length=2049)) - duration.operations(BASE, PLAIN)
     assert more == 3 * 4 * BASE.query_size * BASE.layers
 

@@ -6,8 +6,8 @@ import pytest
 
 from toolchain.planning import gpus, layers, memory, models, published
 from toolchain.planning.command import settings_for
-from toolchain.planning.settings import PlanSettings
 from train import presets
+from train.settings import TrainSettings
 
 QLORA, FSDP = published.RUNS
 
@@ -56,7 +56,7 @@ def test_terms_shrink_with_what_they_depend_on() -> None:
     model = models.read("bigcode/starcoderbase-1b")
 
     def total(**changed: object) -> float:
-        return memory.total(memory.terms(model, PlanSettings(**changed), 1, on_gpu=True, number=2))
+        return memory.total(memory.terms(model, TrainSettings(**changed), 1, on_gpu=True, number=2))
 
     assert total(method="qlora") < total(method="lora") < total(method="full")
     assert total(gradient_checkpointing=True) < total()
@@ -85,7 +85,7 @@ def test_paged_moments_are_counted_where_nothing_pages_them() -> None:
     model = models.read("bigcode/starcoderbase-1b")
 
     def moments(optimizer: str, on_gpu: bool) -> float:
-        settings = PlanSettings(optimizer=optimizer)
+        settings = TrainSettings(optimizer=optimizer)
         (term,) = (p for p in memory.terms(model, settings, 1, on_gpu, 4) if p.name.startswith("Adam's moments"))
         return term.bytes
 
