@@ -16,6 +16,7 @@ from toolchain.contracts import manifest
 from toolchain.contracts.chat.format import Message
 from toolchain.contracts.errors import ArtifactError, SettingsError
 from toolchain.contracts.manifest import REMAKE, Manifest
+from train.memory import lacking
 
 Split = Literal["train", "heldout"]
 COLUMNS = ("repository", "path", "language", "content")
@@ -45,7 +46,8 @@ def open_texts(dataset: Path, split: Split, cache: Path) -> Sequence[str]:
 def open_files(dataset: Path, split: Split, cache: Path) -> Any:
     """The files of a split as rows, by index; by the name of one of `COLUMNS`, that column.
 
-    Raises ArtifactError when they cannot be read or there are none.
+    Raises ArtifactError when they cannot be read or there are none, and the libraries' own errors where memory does
+    not suffice.
     """
     rows = _open(dataset, split, cache, COLUMNS)
     if not any(text for text in rows["content"]):
@@ -95,6 +97,8 @@ def _open(dataset: Path, split: Split, cache: Path, columns: Sequence[str]) -> A
             "parquet", data_files={split: files}, split=split, columns=list(columns), cache_dir=str(cache)
         )
     except Exception as error:  # pyarrow's, fsspec's and datasets' own errors have no common base
+        if lacking(error):
+            raise  # nothing is wrong with the dataset
         for cause in (error, error.__cause__):
             if isinstance(cause, OSError) and cause.errno:  # the system's, such as a full disk, and not the dataset's
                 raise cause from None

@@ -78,10 +78,12 @@ def shard(module: nn.Module, layers: Iterable[str], dtype: torch.dtype, apart: I
     fully_shard(module, mp_policy=policy, ignored_params=ignored)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A copy of a weight in main memory, put together from its parts; every process has to ask for it."""
+def whole(tensor: Tensor, world: World) -> Tensor | None:
+    """A weight in main memory, put together from its parts, for the process that leads; every one has to ask for it.
+
+    Where it is whole and in main memory already, it is the very weight and no copy.
+    """
     full: Any = tensor.detach()
     if hasattr(full, "full_tensor"):
         full = full.full_tensor()
-    copy: Tensor = full.to("cpu", copy=True).contiguous()
-    return copy
+    return full.cpu().contiguous() if world.leads else None

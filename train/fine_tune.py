@@ -15,7 +15,7 @@ from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.manifest import Draft, Kind, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
-from train import added_tokens
+from train import added_tokens, memory
 from train.bases import Base
 from train.cuts import GRAMMARS
 from train.dataset import CODE, DIALOGUES, read_manifest
@@ -71,14 +71,15 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunS
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        job = begin(base, dataset, settings, running, plan, draft, work, progress)
-        draft.facts |= {"name": base.name, "method": settings.method}
-        if job.added:
-            draft.facts |= {"added_tokens": job.added, "vocab_size": job.facts.vocab_size}
-        if settings.adapts:
-            _fine_tune_adapter(job)
-        else:
-            train_fully(job)
+        with memory.room_for("this training", memory.FREE_SOME):
+            job = begin(base, dataset, settings, running, plan, draft, work, progress)
+            draft.facts |= {"name": base.name, "method": settings.method}
+            if job.added:
+                draft.facts |= {"added_tokens": job.added, "vocab_size": job.facts.vocab_size}
+            if settings.adapts:
+                _fine_tune_adapter(job)
+            else:
+                train_fully(job)
 
     plan = Plan(kind=kind, recipe=RECIPE, parents=parents, settings=plain, write=write)
     return plan
@@ -157,7 +158,7 @@ def train_fully(job: Job) -> None:
     """Train every weight of the base, kept in float32 meanwhile, and write them in their own dtype."""
     import torch
 
-    from train import memory, models, token_rows
+    from train import models, token_rows
 
     facts, folder, world = job.facts, job.base.folder, job.world
     stored = models.stored_dtype(folder)
@@ -167,26 +168,44 @@ def train_fully(job: Job) -> None:
     attention = models.attention_for(world.device, dtype, job.progress)
     with memory.room_for_the_base(job.settings):
         model = models.open_model(folder, opened, world.device, attention)
-    if job.added:
-        token_rows.make_room(model, list(job.added.values()), facts.vocab_size)
+        if job.added:
+            token_rows.make_room(model, list(job.added.values()), facts.vocab_size)
     material = _train(job, model)
     job.draft.facts |= {"family": facts.family, "parameters": facts.parameters, "context_size": facts.context_size}
-    weights = models.whole_weights(model.to(stored))
-    if world.leads:
-        models.write_checkpoint(model, weights, job.tokenizer, job.draft.path)
-        _write_template(material, job.draft.path)
+    with memory.room_for("the trained weights as a whole", memory.FREE_SOME):
+        weights = models.whole_weights(model.to(stored), world)
+        if world.leads:
+            models.write_checkpoint(model, weights, job.tokenizer, job.draft.path)
+            _write_template(material, job.draft.path)
 
 
 def _fine_tune_adapter(job: Job) -> None:
     """Train an adapter over a base whose own weights stay as they are, and write it."""
-    from train import memory, models, quantization, token_rows
+    from train import models
+
+    with memory.room_for_the_base(job.settings):
+        model = _with_adapter(job)
+        start = models.adapter_weights(model, job.world) if job.settings.init == "pissa" else None
+        first = {name: weight.clone() for name, weight in start.items()} if start else None
+    material = _train(job, model)
+    with memory.room_for("the adapter's weights", memory.FREE_SOME):
+        weights = models.adapter_weights(model, job.world)
+        if job.world.leads:
+            models.write_adapter(model, weights, first, job.draft.path)
+            if job.added:
+                models.copy_tokenizer(job.tokenizer, job.draft.path)
+            _write_template(material, job.draft.path)
+
+
+def _with_adapter(job: Job) -> Any:
+    """The base with a fresh adapter, and in the draft's facts which layers it adapts."""
+    from train import models, quantization, token_rows
 
     base, settings, device = job.base, job.settings, job.world.device
     dtype = models.arithmetic(settings.dtype, device)
     quantized = quantization.nf4(dtype) if settings.method == "qlora" else None
     attention = models.attention_for(device, dtype, job.progress)
-    with memory.room_for_the_base(settings):
-        model = models.open_model(base.folder, dtype, device, attention, quantized)
+    model = models.open_model(base.folder, dtype, device, attention, quantized)
     tokens = list(job.added.values())
     if tokens:
         token_rows.make_room(model, tokens, job.facts.vocab_size)
@@ -195,15 +214,7 @@ def _fine_tune_adapter(job: Job) -> None:
         job.draft.facts["quantized_base"] = quantization.described(model)
     targets = settings.lora_target or base.facts.lora_targets
     job.draft.facts["adapted_layers"] = dict(sorted(models.adapted_layers(model, targets).items()))
-    model = models.with_adapter(model, settings, targets, base.name, tokens)
-    first = models.adapter_weights(model) if settings.init == "pissa" else None
-    material = _train(job, model)
-    weights = models.adapter_weights(model)
-    if job.world.leads:
-        models.write_adapter(model, weights, first, job.draft.path)
-        if tokens:
-            models.copy_tokenizer(job.tokenizer, job.draft.path)
-        _write_template(material, job.draft.path)
+    return models.with_adapter(model, settings, targets, base.name, tokens)
 
 
 def _write_template(material: Material, folder: Path) -> None:
@@ -230,8 +241,10 @@ def _train(job: Job, model: Any) -> Material:
         models.recompute_activations(model)
     if settings.optimizer == "paged_adamw_32bit" and job.world.device.type != "cuda":
         job.progress.say("optimizer: paged_adamw_32bit pages nothing here, its states are in main memory anyway")
+    with memory.room_for_the_base(settings):
+        losses = models.losses_of(model, settings, base.facts.window, job.world)
     run = loop.Run(
-        losses=models.losses_of(model, settings, base.facts.window, job.world),
+        losses=losses,
         stream=stream.BatchStream(found.documents, found.sampler, settings.batch_size),
         held_out=loop.HeldOut(batches, found.sampler.control),
         settings=settings,

@@ -22,7 +22,7 @@ from toolchain.contracts.progress import Progress
 from train import optimizer
 from train.distributed import World
 from train.loss import Losses, Score, score
-from train.memory import is_out_of_memory, out_of_memory, peak_memory
+from train.memory import fits_a_step, fits_the_base, lacking, peak_memory, too_little
 from train.packing import Batch
 from train.run_state import RunStates
 from train.settings import TrainSettings
@@ -113,12 +113,19 @@ class Run:
         try:
             self._resume()
             return self._to_the_end()
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise out_of_memory(self.settings, self.world) from None
+        except Exception as error:
+            if lack := lacking(error):
+                raise self._too_little(lack) from None
             raise
         finally:
             torch.set_num_threads(threads)
+
+    def _too_little(self, lack: str) -> StageError:
+        settings = self.settings
+        if self.updating:
+            return too_little(lack, "what the optimizer knows of each weight", fits_the_base(settings))
+        tokens = settings.batch_size * settings.sequence_length
+        return too_little(lack, f"{tokens:,} tokens in one forward pass", fits_a_step(settings, self.world))
 
     def _resume(self) -> None:
         state = self.states.record()

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
-import torch
-
-from toolchain.contracts.errors import StageError
-from train.distributed import World
+from toolchain.contracts.errors import FimbleError, StageError
 from train.settings import TrainSettings
 
-WORDS = ("allocate memory", "out of memory", "ALLOC_FAILED", "Invalid buffer size")
+if TYPE_CHECKING:
+    import torch
+
+    from train.distributed import World
+
+MAIN, GPU, THREADS = "main memory", "the GPU's memory", "the system's limit on threads"
+TOO_LITTLE = (
+    *("allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation", "os error 12"),
+    *("malloc of size", "realloc of size", "ALLOC_FAILED", "Invalid buffer size", "failed to map segment"),
+)
+"""PyTorch and its devices, Rust, Arrow, C++ and the loader of libraries have words for it, and no class in common."""
+OF_A_GPU = ("CUDA", "CUBLAS", "CUDNN", "NCCL", "HIP", "XPU", "MPS", "Invalid buffer size")
+NO_THREAD = "start new thread"
+FREE_SOME = "End other programs or raise the limit (ulimit -v), and run again."
 
 
 def peak_memory(device: torch.device) -> int | None:
@@ -20,6 +32,8 @@ def peak_memory(device: torch.device) -> int | None:
 
     Of Apple's GPUs it is what Metal has handed out by now: no peak is kept, and PyTorch's allocator keeps the blocks.
     """
+    import torch
+
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if device.type == "mps":
@@ -31,28 +45,51 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of PyTorch says that memory does not suffice: Apple's GPUs, cuBLAS and processors have words."""
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in WORDS)
+def lacking(error: BaseException | None) -> str | None:
+    """What an error says that there is too little of, be it only in its causes; None when it says something else."""
+    while error is not None and not isinstance(error, FimbleError):
+        words = str(error)
+        if NO_THREAD in words:
+            return THREADS
+        if any(word in words for word in TOO_LITTLE):
+            return GPU if any(word in words for word in OF_A_GPU) else MAIN
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return MAIN
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager
-def room_for_the_base(settings: TrainSettings) -> Iterator[None]:
-    """Raise StageError with what to change where not even the base's weights have room."""
+def room_for(what: str, next_step: str) -> Iterator[None]:
+    """Raise StageError with `next_step` where there is too little memory for what happens meanwhile, called `what`."""
     try:
         yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        fits = {"full": "--method lora", "lora": "--method qlora", "qlora": "a smaller base"}[settings.method]
-        next_step = f"Use {fits}; fimble plan tells what a training needs."
-        raise StageError("the memory does not suffice for the base's weights", next_step) from None
+    except Exception as error:
+        if lack := lacking(error):
+            raise too_little(lack, what, next_step) from None
+        raise
 
 
-def out_of_memory(settings: TrainSettings, world: World) -> StageError:
+def room_for_the_base(settings: TrainSettings) -> AbstractContextManager[None]:
+    """`room_for` the base's weights, what is trained and the copies that are made of them before the first step."""
+    return room_for("the base's weights", fits_the_base(settings))
+
+
+def too_little(lack: str, what: str, next_step: str) -> StageError:
+    """The error that tells it. No setting of a training changes how many threads its libraries start."""
+    if lack == THREADS:
+        next_step = "Raise it (ulimit -u), or that on memory, of which each thread takes some (ulimit -v)."
+    return StageError(f"{lack} does not suffice for {what}", next_step)
+
+
+def fits_the_base(settings: TrainSettings) -> str:
+    """What to change where not even the weights and what the optimizer knows of them have room."""
+    fits = {"full": "--method lora", "lora": "--method qlora", "qlora": "a smaller base"}[settings.method]
+    return f"Use {fits}; fimble plan tells what a training needs."
+
+
+def fits_a_step(settings: TrainSettings, world: World) -> str:
     """What to change, the cheapest first: nothing that changes the result while there is such a thing."""
-    tokens = settings.batch_size * settings.sequence_length
-    problem = f"the memory does not suffice for {tokens:,} tokens in one forward pass"
     if settings.batch_size > 1:
         size, passes = settings.batch_size // 2, settings.gradient_accumulation
         same = passes * settings.batch_size / size
@@ -67,4 +104,4 @@ def out_of_memory(settings: TrainSettings, world: World) -> StageError:
         fits = f"--sequence-length {settings.sequence_length // 2}"
     else:
         fits = "a smaller base"
-    return StageError(problem, f"Use {fits}; fimble plan tells what a training needs.")
+    return f"Use {fits}; fimble plan tells what a training needs."

@@ -22,7 +22,7 @@ from train.adapters import peft_folder, pissa
 from train.bases import TOKENIZER_FILES
 from train.distributed import World
 from train.loss import Losses
-from train.memory import is_out_of_memory
+from train.memory import lacking
 from train.running import Device
 from train.settings import Dtype, TrainSettings
 from train.token_rows import trained_alone
@@ -62,7 +62,7 @@ def open_model(
 ) -> Any:
     """The causal language model of a checkpoint, with weights in `dtype`, or quantized as transformers is told.
 
-    Raises ArtifactError for a checkpoint that is damaged, and PyTorch's own error where memory does not suffice.
+    Raises ArtifactError for a checkpoint that is damaged, and the libraries' own errors where memory does not suffice.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -81,7 +81,7 @@ def open_model(
             **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
         )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        if lacking(error):
             raise  # nothing is wrong with the checkpoint
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ArtifactError(f"{folder} cannot be loaded ({reason})", AGAIN) from None
@@ -174,18 +174,20 @@ def recompute_activations(model: Any) -> None:
     enable({"use_reentrant": False})
 
 
-def adapter_weights(model: Any) -> dict[str, Tensor]:
-    """A copy of the adapter's weights, under the names that PEFT gives them in a file."""
+def adapter_weights(model: Any, world: World) -> dict[str, Tensor]:
+    """The adapter's weights in main memory, under the names that PEFT gives them in a file; see `whole_weights`."""
     from peft import get_peft_model_state_dict
 
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     state = get_peft_model_state_dict(model, state_dict=trained, save_embedding_layers=False)
-    return {name: distributed.whole(weight) for name, weight in state.items()}
+    found = ((name, distributed.whole(weight, world)) for name, weight in state.items())
+    return {name: weight for name, weight in found if weight is not None}
 
 
-def whole_weights(model: Any) -> dict[str, Tensor]:
-    """A copy of all weights in main memory, a tied one once."""
-    return {name: distributed.whole(weight) for name, weight in model.named_parameters()}
+def whole_weights(model: Any, world: World) -> dict[str, Tensor]:
+    """All weights in main memory, a tied one once; only in the process that writes them, so once on a machine."""
+    found = ((name, distributed.whole(weight, world)) for name, weight in model.named_parameters())
+    return {name: weight for name, weight in found if weight is not None}
 
 
 def write_adapter(model: Any, weights: Mapping[str, Tensor], first: Mapping[str, Tensor] | None, out: Path) -> None:

@@ -19,6 +19,7 @@ from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
+from train import memory
 from train.bases import open_base
 from train.dataset import CODE, read_manifest
 from train.running import HERE, RunSettings
@@ -41,16 +42,17 @@ def plan_scratch(dataset: Path, settings: ScratchSettings, running: RunSettings 
         from train.dataset import open_texts
         from train.fine_tune import begin, train_fully
 
-        seedling, cache = work / "seedling", work / "cache"
-        seedling.mkdir(parents=True, exist_ok=True)
-        progress.start("Training a tokenizer")
-        train_tokenizer(open_texts(dataset, "train", cache), settings, seedling)
-        progress.finish()
-        make_model(settings, seedling)
-        base = open_base(str(seedling), cache)
-        progress.say(f"{base.facts.parameters / 1e6:.1f} million parameters, {base.facts.vocab_size} tokens")
-        draft.facts |= {"name": NAME, "method": NAME}
-        train_fully(begin(base, dataset, settings.training(), running, plan, draft, work, progress))
+        with memory.room_for("this training", memory.FREE_SOME):
+            seedling, cache = work / "seedling", work / "cache"
+            seedling.mkdir(parents=True, exist_ok=True)
+            progress.start("Training a tokenizer")
+            train_tokenizer(open_texts(dataset, "train", cache), settings, seedling)
+            progress.finish()
+            make_model(settings, seedling)
+            base = open_base(str(seedling), cache)
+            progress.say(f"{base.facts.parameters / 1e6:.1f} million parameters, {base.facts.vocab_size} tokens")
+            draft.facts |= {"name": NAME, "method": NAME}
+            train_fully(begin(base, dataset, settings.training(), running, plan, draft, work, progress))
 
     plan = Plan(kind="checkpoint", recipe=RECIPE, parents=parents, settings=plain, write=write)
     return plan
