@@ -54,7 +54,7 @@ def test_each_part_of_a_training_tells_what_it_lacks_and_never_advises_to_remove
     def no_memory(*arguments: Any, **named: Any) -> Any:
         raise error
 
-    settings = replace(FULL, max_steps=1, evaluate_sequences=2)
+    settings = replace(FULL, max_steps=2, evaluate_sequences=2)
     plan = plan_train(dataset, opened(base_folder), settings)
     with monkeypatch.context() as patched:
         patched.setattr(where, no_memory)
