@@ -1,7 +1,8 @@
 """The entry point of `fimble`: whatever ends a command early becomes one line and an exit code.
 
-With `--json` it becomes an object too. Exit codes: 0 success, 1 failure, 2 the user's input, 130 interrupted. Libraries
-are imported inside of `main`, so that an interruption meanwhile is told like any other.
+With `--json` it becomes an object too. Exit codes: 0 success, 1 failure, 2 the user's input, 130 interrupted, by Ctrl-C
+or SIGTERM. Libraries are imported inside of `main`, so that an interruption meanwhile is told like any other. What ends
+one of several processes that train together is told by the one that started them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import json
 import os
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from typing import Any, TextIO
 
 from serve import logs
 from toolchain.contracts.errors import FimbleError, Interrupted, StageError, UserError
+from train.launch import worker
 
 FULL = "Free some space there and run again."
 TAKEN = "A part of that path is a file: choose another."
@@ -36,6 +39,9 @@ def main() -> None:
     """Run the command that the user typed."""
     failure: FimbleError | None
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if worker.is_launched():
+            worker.end_with_launcher()
         failure = _run()
     except KeyboardInterrupt:
         failure = Interrupted()
@@ -43,18 +49,29 @@ def main() -> None:
         _forget_output()
         sys.exit(1)
     except Exception as error:
+        if worker.is_launched():
+            worker.tell(error, traceback.format_exc())
+            sys.exit(1)
         _tell_in_json(StageError(f"{type(error).__name__}: {error}", "Please report this, with its traceback."))
         raise
-    # Another Ctrl-C must cut short neither the line nor the end of the process.
+    # Another one must cut short neither the line nor the end of the process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if failure:
-        if logs.is_json():
-            logs.log_failure(failure)
+        if worker.is_launched():
+            worker.tell(failure)
         else:
-            _say(f"error: {failure}", sys.stderr)
-        _tell_in_json(failure)
+            _tell(failure)
         _forget_output()
         sys.exit(failure.exit_code)
+
+
+def _tell(failure: FimbleError) -> None:
+    if logs.is_json():
+        logs.log_failure(failure)
+    else:
+        _say(f"error: {failure}", sys.stderr)
+    _tell_in_json(failure)
 
 
 def _tell_in_json(failure: FimbleError) -> None:

@@ -22,13 +22,13 @@ from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
 from toolchain.dataset_commands import Sources, collect_command, dialogues_command
-from toolchain.launching import started
+from toolchain.launching import launch_elsewhere, launch_here
 from toolchain.options import with_options
 from toolchain.plan_command import PresetName, plan_command
 from toolchain.setup_commands import editor_command, service_command
 from train import presets
 from train.data.settings import CollectSettings
-from train.launch import LaunchSettings
+from train.launch.settings import LaunchSettings, refuse_alone
 from train.running import RunSettings
 from train.settings import ScratchSettings, TrainSettings
 
@@ -130,8 +130,8 @@ def train_command(
 ) -> None:
     """A dataset and a base to an adapter, or with --method full to a checkpoint."""
     from train.bases import open_base
-    from train.fine_tune import plan_train
-    from train.launch import follow, follows, refuse_alone
+    from train.fine_tune import check_processes, plan_train
+    from train.launch.worker import follow, follows
     from train.scratch import plan_scratch
 
     tables: Mapping[str, Mapping[str, Any]] = read_tables()
@@ -156,10 +156,13 @@ def train_command(
     def planned() -> Plan:
         return plan_train(dataset, open_base(opened, inputs_cache()), chosen, running)
 
-    if launching.launcher != "local":
-        started(launching, out, as_json)
-    elif follows():
+    check_processes(chosen, launching.processes)
+    if follows():
         follow(planned(), out)
+    elif launching.launcher in ("slurm", "skypilot"):
+        launch_elsewhere(launching, running, dataset, opened, planned, out, as_json)
+    elif launching.launcher == "torchrun" or launching.dry_run:
+        launch_here(launching, running, planned, out, as_json)
     else:
         execute_plan(lambda progress: planned(), out, as_json)
 

@@ -115,6 +115,15 @@ def check_base(settings: TrainSettings, base: Base) -> None:
         material.chat_sampler(base, settings)
 
 
+def check_processes(settings: TrainSettings, processes: int) -> None:
+    """Raise SettingsError for settings that several processes cannot train with."""
+    if processes > 1 and settings.optimizer != "adamw":
+        raise SettingsError(
+            f"--optimizer {settings.optimizer} works on whole weights, and {processes} processes have parts of them",
+            "Use --optimizer adamw, or one process.",
+        )
+
+
 def begin(
     base: Base,
     dataset: Path,
@@ -134,11 +143,7 @@ def begin(
     from train.tracking import EventFiles, Nowhere
 
     world = distributed.join(models.device(running.device))
-    if world.size > 1 and settings.optimizer != "adamw":
-        raise SettingsError(
-            f"--optimizer {settings.optimizer} works on whole weights, and {world.size} processes have parts of them",
-            "Use --optimizer adamw, or one process.",
-        )
+    check_processes(settings, world.size)
     if world.device.type == "mps" and settings.optimizer != "adamw":
         raise SettingsError(f"--optimizer {settings.optimizer} does not run on Apple's GPUs", "Use --optimizer adamw.")
     parents = {parent.role: parent.digest for parent in plan.parents}

@@ -10,7 +10,7 @@ import pytest
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
 from train import presets
-from train.launch import LaunchSettings, refuse_alone
+from train.launch.settings import LaunchSettings, refuse_alone
 from train.settings import TrainSettings
 
 COMMON: dict[str, Any] = {

@@ -16,8 +16,9 @@ from tests.toolchain.planning.shapes import stored_bytes
 from tests.train.tiny import Lines, norms_noted, opened
 from toolchain.contracts.errors import FimbleError
 from toolchain.contracts.stage import execute
-from train import launch, loop
+from train import loop
 from train.fine_tune import plan_train
+from train.launch import worker
 from train.settings import TrainSettings
 
 
@@ -31,13 +32,13 @@ def main() -> None:
         lines = Lines()
         try:
             with norms_noted() as seen["norms"]:
-                if launch.follows():
-                    launch.follow(plan, work / name)
+                if worker.follows():
+                    worker.follow(plan, work / name)
                 else:
                     execute(plan, work / name, lines)
         except FimbleError as error:
             seen["error"] = str(error)
-        if not launch.follows():
+        if not worker.follows():
             (work / f"{name}.json").write_text(json.dumps(seen | {"lines": lines.lines}))
 
 

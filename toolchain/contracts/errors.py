@@ -13,7 +13,7 @@
     │   ├── MissingExtra           a stage whose optional dependencies are not installed
     │   └── PortBusy
     ├── StageError                 the work itself failed: exit code 1
-    └── Interrupted                Ctrl-C: exit code 130
+    └── Interrupted                Ctrl-C or SIGTERM: exit code 130
 
 Library code raises; only the command line prints and chooses the exit code. What only a client of the server can mend
 has its own errors there: `BadRequest` (a UserError) and `Refused` (an Exception), both in `serve/requests.py`.

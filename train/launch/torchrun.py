@@ -1,0 +1,178 @@
+"""The processes of a training on this machine, started and watched by torchrun's own agent, within this process.
+
+They report to a folder how they fail. What is told is one line: the cause, and not what the others made of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolchain.contracts.errors import FimbleError, SettingsError, StageError
+from train.launch import worker
+from train.launch.settings import LaunchSettings
+from train.launch.worker import LAUNCHER, REPORTS, Report
+
+if TYPE_CHECKING:
+    from train.running import Device
+
+SOON = 10
+"""Seconds within which processes that die by themselves are found. The agent kills the others after more."""
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """What each process runs."""
+    return [sys.executable, "-P", "-m", "toolchain.cli", *arguments]
+
+
+def check_devices(settings: LaunchSettings, wanted: Device) -> None:
+    """Raise SettingsError where this machine has no device of the `wanted` kind for each process."""
+    import torch
+
+    from train import models
+
+    kind = models.device(wanted).type
+    if kind == "mps" and settings.processes > 1:
+        raise SettingsError("Apple's GPUs train in one process only", "Use --launcher local, or --device cpu.")
+    if kind == "cuda" and settings.count > torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        raise SettingsError(f"--count {settings.count}: PyTorch finds {there} GPUs here", f"Use --count {there}.")
+
+
+def start(settings: LaunchSettings, arguments: Sequence[str], meeting: str) -> None:
+    """Run `fimble` with these arguments in `settings.count` processes, until all have ended.
+
+    Processes on other machines that start the same `meeting` belong to them. Raises KeyboardInterrupt when they were
+    stopped, and else the error of the process that failed first, with its exit code.
+    """
+    with tempfile.TemporaryDirectory(prefix="fimble-") as folder:
+        reports = Path(folder) / "reports"
+        reports.mkdir()
+        given = {LAUNCHER: str(os.getpid()), REPORTS: str(reports)}
+        usual = {"OMP_NUM_THREADS": str(max(1, _cores() // settings.count)), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        with _environment(usual | os.environ | given), _quiet():
+            failed = _run(settings, command(arguments), meeting, folder)
+        told = worker.reports(reports)
+    if failed:
+        raise _cause(failed, told, settings.processes)
+
+
+def _run(settings: LaunchSettings, words: Sequence[str], meeting: str, logs: str) -> dict[int, tuple[int, int]]:
+    """When processes failed, by rank: the time in seconds, and the exit code or the negative signal."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    endpoint = settings.rendezvous or "localhost:0"
+    config = LaunchConfig(
+        min_nodes=settings.nodes,
+        max_nodes=settings.nodes,
+        nproc_per_node=settings.count,
+        logs_specs=DefaultLogsSpecs(log_dir=logs),
+        run_id=meeting,
+        rdzv_backend="c10d",
+        rdzv_endpoint=endpoint,
+        rdzv_configs={"is_host": True} if _is_here(endpoint) else {},
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, words[0])(*words[1:])
+    except SignalException:
+        raise KeyboardInterrupt from None
+    except ChildFailedError as error:
+        return {rank: (int(failure.timestamp), failure.exitcode) for rank, failure in error.failures.items()}
+    except RendezvousError as error:
+        raise StageError(
+            f"the machines did not meet at {endpoint} ({error})",
+            f"Start the same command on all {settings.nodes}; they have to reach that port.",
+        ) from None
+    return {}
+
+
+def _cause(failed: Mapping[int, tuple[int, int]], told: Mapping[int, Report], processes: int) -> BaseException:
+    """The error that made all processes end, among what they told and how they died."""
+    first = min(when for when, _ in failed.values())
+    for rank, (when, code) in sorted(failed.items()):
+        if code < 0 and -code != signal.SIGTERM and when < first + SOON:
+            return _killed(rank, -code, processes)
+    ours = {rank: report for rank, report in told.items() if report.exit_code != 130}
+    if not ours:
+        interrupted = bool(told) or all(code == -signal.SIGTERM for _, code in failed.values())
+        rank, (_, code) = min(failed.items())
+        return KeyboardInterrupt() if interrupted else StageError(f"process {rank} of {processes} ended with {code}")
+    rank, report = min(ours.items(), key=lambda item: (item[1].lost, bool(item[1].traceback), item[0]))
+    if report.lost:
+        return StageError(
+            f"process {rank} of {processes} lost the others ({report.message})",
+            "What ended them is told where they ran; run again to go on from the last saved state.",
+        )
+    if report.traceback:
+        print(report.traceback, file=sys.stderr)
+    error = FimbleError(f"process {rank}: {report.message}" if rank else report.message, report.next_step)
+    error.exit_code = report.exit_code
+    return error
+
+
+def _killed(rank: int, number: int, processes: int) -> StageError:
+    hints = {
+        signal.SIGKILL: "The system does that when memory runs out: use a smaller --batch-size or fewer processes.",
+    }
+    return StageError(
+        f"process {rank} of {processes} was ended by {signal.Signals(number).name}",
+        hints.get(signal.Signals(number), "Run again to go on from the last saved state."),
+    )
+
+
+def _is_here(endpoint: str) -> bool:
+    """Whether the endpoint is at an address of this machine's network cards.
+
+    The agent looks only at what the machine's own name stands for, which need not be one.
+    """
+    host = endpoint.rpartition(":")[0].strip("[]")
+    try:
+        (family, _, _, _, address), *_ = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        if address[0] in ("127.0.0.1", "::1"):
+            return False
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+    except OSError:
+        return False
+    return True
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """With these variables, which the processes inherit."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the agent's own account of what it does."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
