@@ -50,13 +50,12 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         if worker.is_launched():
+            _ignore_interruptions()
             worker.tell(error, traceback.format_exc())
             sys.exit(1)
         _tell_in_json(StageError(f"{type(error).__name__}: {error}", "Please report this, with its traceback."))
         raise
-    # Another one must cut short neither the line nor the end of the process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _ignore_interruptions()
     if failure:
         if worker.is_launched():
             worker.tell(failure)
@@ -64,6 +63,12 @@ def main() -> None:
             _tell(failure)
         _forget_output()
         sys.exit(failure.exit_code)
+
+
+def _ignore_interruptions() -> None:
+    """Another one must cut short neither the line nor the end of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _tell(failure: FimbleError) -> None:

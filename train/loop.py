@@ -26,6 +26,7 @@ from train.memory import fits_a_step, fits_the_base, lacking, peak_memory, too_l
 from train.packing import Batch
 from train.run_state import RunStates
 from train.settings import TrainSettings
+from train.stopping import Wish, noted
 from train.stream import BatchStream, Place
 from train.tracking import Nowhere, Tracker
 
@@ -103,6 +104,7 @@ class Run:
         self.record = Record(threads=torch.get_num_threads())
         self.place = self.stream.place()
         self.updating = False
+        self.wish, self.stopping = Wish(), False
 
     def train(self) -> Record:
         """Train the model, and leave it with the weights of the best evaluation.
@@ -112,7 +114,8 @@ class Run:
         threads = torch.get_num_threads()
         try:
             self._resume()
-            return self._to_the_end()
+            with noted(self.world.size > 1) as self.wish:
+                return self._to_the_end()
         except Exception as error:
             if lack := lacking(error):
                 raise self._too_little(lack) from None
@@ -159,9 +162,11 @@ class Run:
                 loss = self._step()
                 self._tell(loss, (record.tokens - begun) / max(time.monotonic() - clock, 1e-9))
                 self.progress.advance()
+                if self.stopping:
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
-            # Other processes may be at another step.
-            if not self.updating and self.world.size == 1:
+            # Other processes may be at another step, unless all are stopping after this one.
+            if not self.updating and (self.world.size == 1 or self.stopping):
                 self._save()
             raise
         finally:
@@ -199,7 +204,7 @@ class Run:
             loss = self.losses(batch.to(world.device), world.size / predicted)
             torch.autograd.backward(loss)
             own += float(loss.detach()) / world.size
-        (total,) = world.sums(own)
+        total, wishes = world.sums(own, float(self.wish.came))
         norm: Any = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.settings.max_gradient_norm)
         norm = norm.full_tensor() if world.size > 1 else norm
         if not (math.isfinite(total) and bool(norm.isfinite())):
@@ -216,6 +221,7 @@ class Run:
         self.record.tokens += sum(batch.tokens for batch in batches)
         self.record.since.append(total)
         self.place = self.stream.place()
+        self.stopping = wishes > 0
         self.updating = False
         return total
 

@@ -47,7 +47,7 @@ def fimble(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     """Run the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*words: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["fimble", *map(str, words)])
@@ -57,7 +57,8 @@ def fimble(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         except SystemExit as stop:
             code = int(stop.code or 0)
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return Done(code, *capsys.readouterr())
 
     return run

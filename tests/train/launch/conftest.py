@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.toolchain.conftest import fimble
+
+__all__ = ["fimble"]
