@@ -1,4 +1,4 @@
-"""Ctrl-C ends every command with one line and exit code 130, whenever it comes and however often."""
+"""Ctrl-C or SIGTERM ends every command with one line and exit code 130, whenever it comes and however often."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ def test_while_libraries_are_imported(fimble: Fimble, monkeypatch: pytest.Monkey
     assert (done.code, done.out, done.err) == (130, "", LINE)
 
 
-def test_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_twice(tmp_path: Path, number: signal.Signals) -> None:
     command = [str(Path(sys.executable).with_name("fimble")), "collect", sysconfig.get_path("stdlib"), "--out", "out"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while "Reading files" not in process.stderr.readline():
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said = process.stderr.read()
     assert process.returncode == 130
     assert said.endswith(LINE)

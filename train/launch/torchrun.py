@@ -24,6 +24,9 @@ from train.launch.worker import LAUNCHER, REPORTS, Report
 if TYPE_CHECKING:
     from train.running import Device
 
+PATIENCE = 600
+"""Seconds for which a machine looks for the one that all meet at; the agent's own for one another are as many."""
+
 SOON = 10
 """Seconds within which processes that die by themselves are found. The agent kills the others after more."""
 
@@ -81,7 +84,7 @@ def _run(settings: LaunchSettings, words: Sequence[str], meeting: str, logs: str
         run_id=meeting,
         rdzv_backend="c10d",
         rdzv_endpoint=endpoint,
-        rdzv_configs={"is_host": True} if _is_here(endpoint) else {},
+        rdzv_configs={"read_timeout": PATIENCE} | ({"is_host": True} if _is_here(endpoint) else {}),
         max_restarts=0,
     )
     try:
