@@ -109,7 +109,9 @@ def card(found: Manifest, ancestry: list[dict[str, Any]]) -> str:
             f"{end['bits_per_byte']:.3f} bits a byte, before and after training.",
         ]
     lines += ["## Made from", "\n".join(_origins(ancestry)) or "Nothing that is recorded."]
-    plain = {name: value for name, value in facts.items() if name not in ("loss_curve", "held_out", "name")}
+    plain = {
+        name: value for name, value in facts.items() if name not in ("loss_curve", "training_curve", "held_out", "name")
+    }
     lines += ["## Facts", _table(plain), "## Settings", _table(found.settings)]
     return "\n\n".join(lines) + "\n"
 

@@ -30,18 +30,28 @@ svg { width: 100%; height: auto; } svg text { fill: var(--faint); font-size: 12p
 svg .grid { stroke: var(--line); } h2 { font-size: 1.05rem; margin: 1.5rem 0 .3rem; }
 div { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-.key { display: inline-block; width: 1.6rem; border-top: 3px solid; vertical-align: middle; }
+th:first-child { position: sticky; left: 0; background: var(--ground); }
+tr:first-child th { white-space: normal; min-width: 8rem; vertical-align: top; overflow-wrap: anywhere; }
+.legend { position: sticky; top: 0; display: flex; flex-wrap: wrap; gap: 0 1.2rem; max-height: 30vh; overflow-y: auto;
+  margin: 1rem 0; padding: .4rem 0; font-size: .85rem;
+  background: var(--ground); border-bottom: 1px solid var(--line); }
+.key { width: 28px; height: 8px; vertical-align: middle; }
 """
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A training, by what its artifact says of it; `curve` are its evaluations, as `train/loop.py` records them."""
+    """A training, by what its artifact says of it.
+
+    `curve` are its evaluations, as `train/loop.py` records them, and `steps` its training losses, as
+    `train/training_curve.py` does.
+    """
 
     name: str
     settings: dict[str, Any]
     facts: dict[str, Any]
     curve: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
 
 
 def read_runs(folders: Iterable[Path]) -> list[TrainedRun]:
@@ -67,7 +77,8 @@ def _read(folder: Path) -> list[TrainedRun]:
     if found.kind not in TRAINED or not found.facts.get("loss_curve"):
         return []
     name = f"{found.facts.get('name', found.kind)} {found.facts.get('method', '')} {found.digest[:8]}"
-    return [TrainedRun(" ".join(name.split()), found.settings, found.facts, found.facts["loss_curve"])]
+    steps = found.facts.get("training_curve", [])
+    return [TrainedRun(" ".join(name.split()), found.settings, found.facts, found.facts["loss_curve"], steps)]
 
 
 def write_page(runs: Sequence[TrainedRun], out: Path) -> None:
@@ -88,32 +99,40 @@ def check_out(out: Path) -> None:
 
 def page(runs: Sequence[TrainedRun]) -> str:
     """The page's HTML."""
+    evaluations, steps = [run.curve for run in runs], [run.steps for run in runs]
+    names = [run.name for run in runs]
     charts = [
-        ("Held-out loss, nats a token", _lines(runs, "loss")),
-        ("Training loss, nats a token", _lines(runs, "train_loss")),
-        ("Held-out bits a byte", _lines(runs, "bits_per_byte")),
-        ("Learning rate", _lines(runs, "learning_rate")),
+        ("Held-out loss, nats a token", _lines(names, evaluations, "loss")),
+        ("Training loss, nats a token", _lines(names, steps, "loss")),
+        ("Held-out bits a byte", _lines(names, evaluations, "bits_per_byte")),
+        ("Learning rate", _lines(names, steps, "learning_rate")),
     ]
     figures = "".join(f"<h2>{escape(title)}</h2>{chart(lines)}" for title, lines in charts if lines)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">{MARK}'
-        f"<title>Training</title><style>{STYLE}</style><h1>Training</h1>{_table(runs)}{figures}</html>\n"
+        f"<title>Training</title><style>{STYLE}</style><h1>Training</h1>{_table(runs)}{_legend(names)}{figures}</html>\n"
     )
 
 
-def _lines(runs: Sequence[TrainedRun], name: str) -> list[Line]:
+def _lines(names: Sequence[str], curves: Sequence[list[dict[str, Any]]], figure: str) -> list[Line]:
     """A figure over the steps, of every run that has it."""
     found = []
-    for number, run in enumerate(runs):
-        points = [(point["step"], point[name]) for point in run.curve if point.get(name) is not None]
+    for number, (name, curve) in enumerate(zip(names, curves, strict=True)):
+        points = [(point["step"], point[figure]) for point in curve if point.get(figure) is not None]
         if points:
-            found.append(Line(run.name, number, tuple(points)))
+            found.append(Line(name, number, tuple(points)))
     return found
 
 
+def _legend(names: Sequence[str]) -> str:
+    """The key to the lines, which stays in sight beside every figure."""
+    keys = "".join(f"<span>{Line(name, at, ()).key} {escape(name)}</span>" for at, name in enumerate(names))
+    return f'<p class="legend">{keys}</p>'
+
+
 def _table(runs: Sequence[TrainedRun]) -> str:
-    """The runs side by side, and the key to the lines."""
+    """The runs side by side."""
     rows: list[tuple[str, Callable[[TrainedRun], object]]] = [
         ("held-out loss at the start", lambda run: _held_out(run, "start", "loss")),
         ("held-out loss, best", lambda run: _held_out(run, "end", "loss")),
@@ -121,6 +140,7 @@ def _table(runs: Sequence[TrainedRun]) -> str:
         ("best step", lambda run: _held_out(run, "end", "step")),
         ("steps", lambda run: run.facts.get("steps")),
         ("tokens seen", lambda run: run.facts.get("tokens_seen")),
+        ("processes", lambda run: run.facts.get("processes")),
         ("trained parameters", lambda run: run.facts.get("trained_parameters")),
         *((name.replace("_", " "), lambda run, name=name: run.settings.get(name)) for name in SETTINGS),
     ]

@@ -12,6 +12,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 WIDTH, HEIGHT = 900, 300
 LEFT, RIGHT, TOP, BOTTOM = 70, 24, 10, 30
+MOST_DOTS = 100
 SMALLEST_SPAN = 1e-300
 """What is smaller cannot be divided any more."""
 
@@ -33,8 +34,18 @@ class Line:
         return DASHES[self.number // len(COLOURS) % len(DASHES)]
 
     @property
+    def dense(self) -> bool:
+        """Whether there are too many points to show each as a dot."""
+        return len(self.points) > MOST_DOTS
+
+    @property
+    def stroke(self) -> str:
+        return f'stroke="{self.colour}" stroke-width="{1 if self.dense else 2}" stroke-dasharray="{self.dash}"'
+
+    @property
     def key(self) -> str:
-        return f'<span class="key" style="border-color:{self.colour}"></span>'
+        """How the line looks, in a piece of it."""
+        return f'<svg class="key" viewBox="0 0 28 8"><line x1="0" y1="4" x2="28" y2="4" {self.stroke}/></svg>'
 
 
 def chart(lines: Sequence[Line]) -> str:
@@ -49,7 +60,7 @@ def chart(lines: Sequence[Line]) -> str:
         across = LEFT + (x - left) / (right - left) * (WIDTH - LEFT - RIGHT)
         return round(across, 1), round(TOP + (high - y) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
-    drawn = []
+    drawn = [f'<text x="{LEFT - 8}" y="{HEIGHT - 10}" text-anchor="end">step</text>']
     for value in rows:
         _, y = place(left, value)
         drawn.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
@@ -59,9 +70,8 @@ def chart(lines: Sequence[Line]) -> str:
         drawn.append(f'<text x="{x}" y="{HEIGHT - 10}" text-anchor="middle">{value:,.6g}</text>')
     for line in lines:
         path = " ".join(f"{x},{y}" for x, y in (place(*point) for point in line.points))
-        style = f'fill="none" stroke="{line.colour}" stroke-width="2" stroke-dasharray="{line.dash}"'
-        drawn.append(f'<polyline points="{path}" {style}/>')
-        for point in line.points:
+        drawn.append(f'<polyline points="{path}" fill="none" {line.stroke}/>')
+        for point in () if line.dense else line.points:
             x, y = place(*point)
             told = escape(f"{line.name}, step {point[0]:,}: {point[1]:.6g}")
             drawn.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{line.colour}"><title>{told}</title></circle>')

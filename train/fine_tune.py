@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from train.run_state import RunStates
     from train.tracking import Tracker
 
-RECIPE = 1
+RECIPE = 2
 HOLDS = {"fim": CODE, "chat": DIALOGUES}
 
 
@@ -229,7 +229,7 @@ def _write_template(material: Material, folder: Path) -> None:
 
 def _train(job: Job, model: Any) -> Material:
     """Run the loop over the dataset, and note in the draft's facts what came of it."""
-    from train import loop, material, models, stream
+    from train import loop, material, models, stream, training_curve
 
     base, settings, cache = job.base, job.settings, job.states.cache
     if settings.objective == "chat":
@@ -259,7 +259,9 @@ def _train(job: Job, model: Any) -> Material:
         progress=job.progress,
         tracker=job.tracker,
     )
-    job.draft.facts |= found.facts | _facts(run.train(), job, model)
+    record = run.train()
+    curve = training_curve.points(record.losses, lambda step: loop.learning_rate(step, steps, settings))
+    job.draft.facts |= found.facts | _facts(record, job, model) | {"training_curve": curve}
     return found
 
 
@@ -276,6 +278,7 @@ def _facts(record: Record, job: Job, model: Any) -> dict[str, Any]:
         "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         "tokens_seen": record.tokens,
         "steps": record.step,
+        "processes": job.world.size,
         "held_out": {"start": asdict(record.curve[0]), "end": asdict(record.best)},
         "loss_curve": [asdict(point) for point in record.curve],
     }

@@ -58,8 +58,8 @@ class Record:
     tokens: int = 0
     curve: list[Point] = field(default_factory=list)
     best: Point | None = None
-    since: list[float] = field(default_factory=list)
-    """Training losses since the last evaluation."""
+    losses: list[float] = field(default_factory=list)
+    """The training loss of every step."""
     threads: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.record.step = step
         self.record.tokens += sum(batch.tokens for batch in batches)
-        self.record.since.append(total)
+        self.record.losses.append(total)
         self.place = self.stream.place()
         self.stopping = wishes > 0
         self.updating = False
@@ -233,7 +233,8 @@ class Run:
                 f"after step {record.step} the held-out loss is {found.loss}",
                 "Use a lower --learning-rate." if record.step else "Use another base: its weights are damaged.",
             )
-        mean = round(sum(record.since) / len(record.since), 6) if record.since else None
+        since = record.losses[record.curve[-1].step if record.curve else 0 :]
+        mean = round(sum(since) / len(since), 6) if since else None
         rate = learning_rate(record.step, self.steps, self.settings) if record.step else None
         point = Point(record.step, mean, found.loss, found.bits_per_byte, rate)
         better = record.best is None or point.loss < record.best.loss
@@ -242,7 +243,6 @@ class Run:
         self.updating = True
         record.best = point if better else record.best
         record.curve.append(point)
-        record.since.clear()
         self.updating = False
         self.tracker.point(point.step, {"loss/held-out": point.loss, "bits per byte": point.bits_per_byte})
         trained = f"loss {mean:.3f}, " if mean is not None else ""

@@ -25,7 +25,7 @@ from train.dataset import CODE, read_manifest
 from train.running import HERE, RunSettings
 from train.settings import ScratchSettings
 
-RECIPE = 1
+RECIPE = 2
 NAME = "scratch"
 HEAD_SIZE = 64
 TOKENIZER_CHARACTERS = 20_000_000

@@ -19,6 +19,7 @@ CURVE = [
     {"step": 50, "train_loss": 3.5, "loss": 3.25, "bits_per_byte": 1.2, "learning_rate": 5e-4},
     {"step": 100, "train_loss": 3.1, "loss": 3.375, "bits_per_byte": 1.25, "learning_rate": 0.0},
 ]
+STEPS = [{"step": step, "loss": 4.0 - step / 100, "learning_rate": 5e-4} for step in range(2, 101, 2)]
 
 
 def trained(folder: Path, name: str, method: str = "lora") -> Path:
@@ -28,7 +29,7 @@ def trained(folder: Path, name: str, method: str = "lora") -> Path:
         (draft.path / "weights").write_bytes(b"")
         held_out = {"start": CURVE[0], "end": CURVE[1]}
         draft.facts |= {"name": name, "method": method, "steps": 100, "tokens_seen": 1_638_400}
-        draft.facts |= {"held_out": held_out, "loss_curve": CURVE}
+        draft.facts |= {"held_out": held_out, "loss_curve": CURVE, "training_curve": STEPS, "processes": 3}
     return folder
 
 
@@ -49,6 +50,12 @@ def test_two_runs_on_one_page(fimble: Fimble, tmp_path: Path) -> None:
     assert "<star>" not in page
     assert "1,638,400" in page
     assert "step 50: 3.25<" in page
+    assert "step 42: 3.58<" in page
+    assert "<th>processes</th><td>3</td><td>3</td>" in page
+    # The key stays in sight, and tells the runs apart.
+    legend = page.partition('<p class="legend">')[2].partition("</p>")[0]
+    assert ".legend { position: sticky; top: 0;" in page
+    assert len(set(re.findall(r"stroke=\S+", legend))) == 2
     assert not re.search(r"https?://|<script|src=|@import", page)
 
 
