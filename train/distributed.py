@@ -11,11 +11,13 @@ import atexit
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,21 @@ class World:
         """Until every process has come here."""
         if self.size > 1:
             dist.barrier()
+
+    def agreed(self, value: T) -> T:
+        """The value that the process that leads has."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """The value of each process."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def sums(self, *values: float) -> tuple[float, ...]:
         """Each value summed over the processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,7 +172,7 @@ def train_fully(job: Job) -> None:
     opened = torch.float32 if world.size == 1 else stored
     dtype = models.arithmetic(job.settings.dtype, world.device)
     attention = models.attention_for(world.device, dtype, job.progress)
-    with memory.room_for_the_base(job.settings):
+    with _room_for_the_base(job):
         model = models.open_model(folder, opened, world.device, attention)
         if job.added:
             token_rows.make_room(model, list(job.added.values()), facts.vocab_size)
@@ -188,7 +189,7 @@ def _fine_tune_adapter(job: Job) -> None:
     """Train an adapter over a base whose own weights stay as they are, and write it."""
     from train import models
 
-    with memory.room_for_the_base(job.settings):
+    with _room_for_the_base(job):
         model = _with_adapter(job)
         start = models.adapter_weights(model, job.world) if job.settings.init == "pissa" else None
         first = {name: weight.clone() for name, weight in start.items()} if start else None
@@ -222,6 +223,10 @@ def _with_adapter(job: Job) -> Any:
     return models.with_adapter(model, settings, targets, base.name, tokens)
 
 
+def _room_for_the_base(job: Job) -> AbstractContextManager[None]:
+    return memory.room_for("the base's weights", job.states.changed(memory.fits_the_base(job.settings)))
+
+
 def _write_template(material: Material, folder: Path) -> None:
     if material.template is not None:
         (folder / template.FILE).write_text(material.template, encoding="utf-8")
@@ -246,7 +251,7 @@ def _train(job: Job, model: Any) -> Material:
         models.recompute_activations(model)
     if settings.optimizer == "paged_adamw_32bit" and job.world.device.type != "cuda":
         job.progress.say("optimizer: paged_adamw_32bit pages nothing here, its states are in main memory anyway")
-    with memory.room_for_the_base(settings):
+    with _room_for_the_base(job):
         losses = models.losses_of(model, settings, base.facts.window, job.world)
     run = loop.Run(
         losses=losses,

@@ -126,18 +126,20 @@ class Run:
     def _too_little(self, lack: str) -> StageError:
         settings = self.settings
         if self.updating:
-            return too_little(lack, "what the optimizer knows of each weight", fits_the_base(settings))
+            fits = self.states.changed(fits_the_base(settings))
+            return too_little(lack, "what the optimizer knows of each weight", fits)
         tokens = settings.batch_size * settings.sequence_length
-        return too_little(lack, f"{tokens:,} tokens in one forward pass", fits_a_step(settings, self.world))
+        fits = self.states.changed(fits_a_step(settings, self.world))
+        return too_little(lack, f"{tokens:,} tokens in one forward pass", fits)
 
     def _resume(self) -> None:
-        state = self.states.record()
+        state = self.states.newest()
         if state is not None:
-            self.record = Record.from_json(state["run"])
-            self.place = Place.from_json(state["place"])
+            self.record = Record.from_json(state.record["run"])
+            self.place = Place.from_json(state.record["place"])
             self.stream.resume(self.place)
             optimizer.prepare(self.optimizer, self.record.step)
-            self.states.load(self._tensors())
+            self.states.load(state, self._tensors())
             self.progress.say(f"Resuming after step {self.record.step} of {self.steps}")
         torch.set_num_threads(self.record.threads)
 
@@ -210,7 +212,9 @@ class Run:
         if not (math.isfinite(total) and bool(norm.isfinite())):
             raise StageError(
                 f"at step {step} the loss is {total} and the gradient's norm {float(norm)}",
-                f"Use a lower --learning-rate than {self.settings.peak_learning_rate:g} or more --warmup-steps.",
+                self.states.changed(
+                    f"Use a lower --learning-rate than {self.settings.peak_learning_rate:g} or more --warmup-steps."
+                ),
             )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps, self.settings)
@@ -231,7 +235,9 @@ class Run:
         if not math.isfinite(found.loss):
             raise StageError(
                 f"after step {record.step} the held-out loss is {found.loss}",
-                "Use a lower --learning-rate." if record.step else "Use another base: its weights are damaged.",
+                self.states.changed("Use a lower --learning-rate.")
+                if record.step
+                else "Use another base: its weights are damaged.",
             )
         since = record.losses[record.curve[-1].step if record.curve else 0 :]
         mean = round(sum(since) / len(since), 6) if since else None

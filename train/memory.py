@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from toolchain.contracts.errors import FimbleError, StageError
@@ -68,11 +68,6 @@ def room_for(what: str, next_step: str) -> Iterator[None]:
         if lack := lacking(error):
             raise too_little(lack, what, next_step) from None
         raise
-
-
-def room_for_the_base(settings: TrainSettings) -> AbstractContextManager[None]:
-    """`room_for` the base's weights, what is trained and the copies that are made of them before the first step."""
-    return room_for("the base's weights", fits_the_base(settings))
 
 
 def too_little(lack: str, what: str, next_step: str) -> StageError:

@@ -1,18 +1,15 @@
-"""What an interrupted run resumes from: weights, optimizer and place, written whole or not at all.
+"""The states that an interrupted run resumes from, and whose they are.
 
-A state is a folder `state-STEP` in the run's work folder, written under another name and renamed. So whatever the
-moment at which a run is killed, the newest state is a whole one. Its tensors are a checkpoint of PyTorch's own format
-for distributed ones, to which each process writes the parts that it holds. `run.json` names the run that the folder
-belongs to.
+A state is a folder `state-STEP` in the run's work folder, and `best-STEP` holds the weights of the best evaluation that
+it refers to. So whatever the moment at which a run is killed, the newest state is a whole one. `run.json` names the run
+that the folder belongs to.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +17,14 @@ from typing import Any
 
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from toolchain.contracts.errors import SettingsError, StageError
 from toolchain.contracts.manifest import write_text
+from train import memory, state_files
 from train.distributed import World
+from train.state_files import Damaged
 
 RUN = "run.json"
-RECORD = "record.json"
 STATE, BEST = "state-{:08d}", "best-{:08d}"
 
 
@@ -54,10 +50,18 @@ class Identity:
         return "was made by another version of fimble" if other.key != self.key else None
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A whole state: its folder, and what it says of its run."""
+
+    folder: Path
+    record: dict[str, Any]
+
+
 class RunStates:
     """The states of one run, which all its processes use together.
 
-    Raises SettingsError when the folder holds a state of another run, which would be lost.
+    Raises SettingsError when the folder holds a state of another run, which would be lost, or one of nobody knows what.
     """
 
     def __init__(self, work: Path, run: Identity, world: World) -> None:
@@ -70,10 +74,12 @@ class RunStates:
         known = self._work / RUN
         if self._states():
             try:
-                other = Identity(**json.loads(known.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError):
-                raise _not_resumed(self._work, "was made by another version of fimble") from None
-            if difference := run.difference(other):
+                other = Identity(**json.loads(known.read_bytes()))
+                difference = run.difference(other)
+            except (OSError, ValueError, TypeError, AttributeError):
+                problem = f"{known} is damaged, so that nobody knows what run was interrupted here"
+                raise SettingsError(problem, f"Remove {self._work} to start anew.") from None
+            if difference:
                 raise _not_resumed(self._work, difference)
         self._work.mkdir(parents=True, exist_ok=True)
         write_text(known, json.dumps(vars(run)))
@@ -83,15 +89,21 @@ class RunStates:
         """Where the run may keep what can be made again."""
         return self._work / "cache"
 
+    def changed(self, advice: str) -> str:
+        """`advice` to change a setting, with what that takes: a state of the run as it was would refuse it."""
+        left = f" First remove {self._work}, from which only the old settings go on."
+        return advice + (left if self._states() else "")
+
     def save(self, step: int, tensors: Mapping[str, Tensor], record: dict[str, Any], best: int | None) -> None:
         """Keep this state in place of older ones, and of best weights only those of the step `best`.
 
         Raises StageError when it cannot be written.
         """
         final = self._work / STATE.format(step)
-        if final.exists():
+        if self._world.agreed(final.exists()):
             return
-        self._write(final, step, tensors, record)
+        with self._told(step):
+            state_files.write(final, tensors, {"record": record, "best": best}, self._world)
         if self._world.leads:
             for older in self._states():
                 if older != final:
@@ -101,94 +113,85 @@ class RunStates:
                     shutil.rmtree(path)
         self._world.wait()
 
-    def record(self) -> dict[str, Any] | None:
-        """What the newest state says of its run, if there is one."""
-        if not self._states():
-            return None
-        found: dict[str, Any] = self._read(lambda folder: json.loads((folder / RECORD).read_text(encoding="utf-8")))
-        return found
+    def newest(self) -> Saved | None:
+        """The newest whole state, if there is one. Raises StageError when there are only damaged ones."""
+        first: Damaged | None = None
+        for folder in reversed(self._world.agreed(self._states())):
+            try:
+                content = state_files.read(folder, self._world)
+                if content["best"] is not None:
+                    state_files.read(self._work / BEST.format(content["best"]), self._world)
+                return Saved(folder, content["record"])
+            except Damaged as damaged:
+                first = first or damaged
+        if first:
+            raise self._damaged(str(first))
+        return None
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Fill `tensors` from the newest state."""
-        self._read(lambda folder: _load(tensors, folder, self._world))
+    def load(self, state: Saved, tensors: Mapping[str, Tensor]) -> None:
+        """Fill `tensors` from a state."""
+        self._load(state.folder, tensors)
 
     def save_best(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Keep the weights of the best evaluation so far; older ones go once a state refers to these."""
         folder = self._work / BEST.format(step)
-        if folder.exists() and self._world.leads:
+        if self._world.leads and folder.exists():
             shutil.rmtree(folder)  # of a run that was cut short after it, and comes here again
         self._world.wait()
-        self._write(folder, step, weights, {})
+        with self._told(step):
+            state_files.write(folder, weights, {}, self._world)
 
     def load_best(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Fill `weights` with those of the best evaluation, which came after `step`."""
-        _load(weights, self._work / BEST.format(step), self._world)
-
-    def _read(self, read: Callable[[Path], Any]) -> Any:
-        folder = self._states()[-1]
+        folder = self._work / BEST.format(step)
         try:
-            return read(folder)
-        except (OSError, ValueError, RuntimeError, CheckpointException) as error:
-            raise StageError(
-                f"the saved state {folder} cannot be read ({_reason(error)})", f"Remove {self._work} to start anew."
-            ) from None
+            state_files.read(folder, self._world)
+        except Damaged as damaged:
+            raise self._damaged(str(damaged)) from None
+        self._load(folder, weights)
 
-    def _write(self, final: Path, step: int, tensors: Mapping[str, Tensor], record: dict[str, Any]) -> None:
-        partial = self._work / ".partial"
+    def _load(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         try:
-            if self._world.leads:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-            self._world.wait()
-            with _without_warnings():
-                save(dict(tensors), checkpoint_id=partial, no_dist=self._world.size == 1)
-            if self._world.leads:
-                (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
-                for path in partial.iterdir():
-                    _to_disk(path)
-                partial.rename(final)
-            self._world.wait()
-        except (OSError, RuntimeError, CheckpointException) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if _interrupted(error):
+            state_files.load(folder, tensors, self._world)
+        except (Exception, CheckpointException) as error:  # PyTorch's own, of many kinds
+            cause = _cause(error)
+            if memory.lacking(cause):
+                raise cause from None
+            raise self._damaged(f"{folder} cannot be loaded ({_reason(cause)})") from None
+
+    def _damaged(self, what: str) -> StageError:
+        return StageError(f"the saved state cannot be resumed: {what}", f"Remove {self._work} to start anew.")
+
+    @contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        """What cannot be written becomes one line."""
+        try:
+            yield
+        except (OSError, RuntimeError, MemoryError, CheckpointException) as error:
+            cause = _cause(error)
+            if isinstance(cause, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
+            if memory.lacking(cause):
+                raise memory.too_little(str(memory.lacking(cause)), "saving a state", memory.FREE_SOME) from None
+            goes_on = "; it goes on from the last saved state" if self._states() else ""
             raise StageError(
-                f"the state after step {step} cannot be written to {self._work} ({_reason(error)})",
-                "Free some space and run again; it goes on from the last saved state.",
+                f"the state after step {step} cannot be written to {self._work} ({_reason(cause)})",
+                f"Make room or give permission there, and run again{goes_on}.",
             ) from None
 
     def _states(self) -> list[Path]:
         return sorted(self._work.glob("state-*"))
 
 
-def _load(tensors: Mapping[str, Tensor], folder: Path, world: World) -> None:
-    with _without_warnings():
-        load(dict(tensors), checkpoint_id=folder, no_dist=world.size == 1)
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """PyTorch warns that a single process is a single process."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())
-
-
-def _interrupted(error: BaseException) -> bool:
-    """Whether the failure that a distributed checkpoint tells of is the user's Ctrl-C."""
-    failures = error.failures.values() if isinstance(error, CheckpointException) else ()
-    return any(isinstance(failure[0], KeyboardInterrupt) for failure in failures)
+def _cause(error: BaseException) -> BaseException:
+    """What a distributed checkpoint's error is about: it holds those of the processes, a user's Ctrl-C first."""
+    if not isinstance(error, CheckpointException):
+        return error
+    causes = [failure[0] for failure in error.failures.values()]
+    return next((cause for cause in causes if isinstance(cause, KeyboardInterrupt)), causes[0])
 
 
 def _reason(error: BaseException) -> str:
-    """One line; a distributed checkpoint's error holds those of the processes, with their tracebacks."""
-    if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

@@ -181,21 +181,21 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
         from tests.train.tiny import opened
         from toolchain.contracts.progress import Silent
         from toolchain.contracts.stage import execute
-        from train import run_state
+        from train import state_files
         from train.fine_tune import plan_train
 
         dataset, base, out = sys.argv[1:]
         calls = 0
-        original = run_state._to_disk
+        original = state_files._on_disk
 
         def die(*arguments, **keywords):
             global calls
             calls += 1
-            if calls == 11:
+            if calls == 8:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*arguments, **keywords)
 
-        run_state._to_disk = die
+        state_files._on_disk = die
         execute(plan_train(Path(dataset), opened(Path(base)), LORA), Path(out), Silent())
         """
     )

@@ -77,7 +77,7 @@ class Draft:
 
 def key_of(kind: Kind, recipe: int, parents: Iterable[Parent], settings: Mapping[str, Any]) -> str:
     """The hash of everything that decides an artifact's content. `recipe` is the version of the stage's code."""
-    return _hash_json(
+    return hash_json(
         {"kind": kind, "recipe": recipe, "parents": [p.model_dump() for p in parents], "settings": dict(settings)}
     )
 
@@ -164,7 +164,7 @@ def seal(
     manifest = Manifest(
         **content,
         key=key_of(kind, recipe, parents, settings),
-        digest=_hash_json(content),
+        digest=hash_json(content),
         tool_version=tool_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -265,7 +265,8 @@ def _describe(folder: Path, path: str) -> File:
     return File(path=path, size=full.stat().st_size, sha256=sha256_of(full))
 
 
-def _hash_json(value: object) -> str:
+def hash_json(value: object) -> str:
+    """The hash of plain JSON, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
