@@ -22,7 +22,7 @@ from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
 from toolchain.dataset_commands import Sources, collect_command, dialogues_command
-from toolchain.launching import launch_elsewhere, launch_here
+from toolchain.launching import launch
 from toolchain.options import with_options
 from toolchain.plan_command import PresetName, plan_command
 from toolchain.setup_commands import editor_command, service_command
@@ -159,10 +159,8 @@ def train_command(
     check_processes(chosen, launching.processes)
     if follows():
         follow(planned(), out)
-    elif launching.launcher in ("slurm", "skypilot"):
-        launch_elsewhere(launching, running, dataset, opened, planned, out, as_json)
-    elif launching.launcher == "torchrun" or launching.dry_run:
-        launch_here(launching, running, planned, out, as_json)
+    elif launching.launcher != "local" or launching.dry_run:
+        launch(launching, running, dataset, opened, planned, out, as_json)
     else:
         execute_plan(lambda progress: planned(), out, as_json)
 

@@ -1,4 +1,4 @@
-"""`fimble train --launcher` and `--dry-run`: what can be known to be wrong is refused before any process starts."""
+"""`fimble train --launcher` and `--dry-run`: what can be known to be wrong is refused before anything starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolchain.command_line import execute_plan, show
 from train.launch import skypilot, slurm, torchrun
@@ -18,30 +18,7 @@ if TYPE_CHECKING:
     from train.running import RunSettings
 
 
-def launch_here(
-    settings: LaunchSettings, running: RunSettings, make_plan: Callable[[], Plan], out: Path, as_json: bool
-) -> None:
-    """Train in processes of this machine, or say what would be started."""
-    from toolchain.contracts.manifest import refuse_existing
-    from toolchain.contracts.stage import is_current
-
-    arguments = without_launching(sys.argv[1:])
-    plan = make_plan()
-    torchrun.check_devices(settings, running.device)
-    if is_current(plan, out):
-        execute_plan(lambda progress: plan, out, as_json)
-        return
-    refuse_existing(out)
-    if settings.dry_run:
-        words = torchrun.command(arguments)
-        several = f"{settings.count} processes" if settings.launcher == "torchrun" else "one process"
-        lines = [f"# the {plan.kind} {out}, in {several} on this machine", shlex.join(words)]
-        show(as_json, {"command": words, "file": None, "text": "", "processes": settings.count}, lines)
-        return
-    torchrun.start(settings, arguments, plan.key)
-
-
-def launch_elsewhere(
+def launch(
     settings: LaunchSettings,
     running: RunSettings,
     dataset: Path,
@@ -50,21 +27,44 @@ def launch_elsewhere(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Give the training to Slurm or SkyPilot, or say what they would be given."""
+    """Start what this process was asked for, or say what would be started; nothing for an artifact that is current."""
+    from toolchain.contracts.manifest import refuse_existing
+    from toolchain.contracts.stage import is_current
     from train.bases import HUB_ID
 
-    arguments = without_launching(sys.argv[1:])
+    rents = settings.launcher == "skypilot"
     at_a_hub = bool(HUB_ID.fullmatch(base)) and not Path(base).exists()
-    submission: Submission
-    if settings.launcher == "slurm":
-        submission = slurm.submission(settings, arguments, out)
-    else:
+    if rents:
         skypilot.check_paths([str(dataset), str(out), *([] if at_a_hub else [base]), *filter(None, [running.track])])
-        submission = skypilot.submission(settings, arguments, out)
-    if settings.launcher == "slurm" or not at_a_hub:  # a rented machine fetches by itself
-        make_plan()
+    if not (rents and at_a_hub):  # a rented machine fetches it by itself
+        plan = make_plan()
+        if is_current(plan, out):
+            execute_plan(lambda progress: plan, out, as_json)
+            return
+    refuse_existing(out)
+    arguments = without_launching(sys.argv[1:])
+    if rents:
+        _submit(skypilot.submission(settings, arguments, out), settings, as_json)
+    elif settings.launcher == "slurm":
+        _submit(slurm.submission(settings, arguments, out), settings, as_json)
+    else:
+        torchrun.check_devices(settings, running.device)
+        if settings.dry_run:
+            _show_processes(settings, arguments, out, as_json)
+        else:
+            torchrun.start(settings, arguments, plan.key)
+
+
+def _submit(submission: Submission, settings: LaunchSettings, as_json: bool) -> None:
     if not settings.dry_run:
         submission.run()
     facts = {"command": submission.command, "file": str(submission.file), "text": submission.text}
     lines = submission.lines() if settings.dry_run else [f"started with {submission.file}"]
     show(as_json, facts | {"processes": settings.processes}, lines)
+
+
+def _show_processes(settings: LaunchSettings, arguments: list[str], out: Path, as_json: bool) -> None:
+    words = torchrun.command(arguments)
+    several = "one process" if settings.count == 1 else f"{settings.count} processes"
+    facts: dict[str, Any] = {"command": words, "file": None, "text": "", "processes": settings.count}
+    show(as_json, facts, [f"# {out}, by {several} on this machine", shlex.join(words)])

@@ -22,8 +22,11 @@ SECONDS = 120
 
 
 def submission(settings: LaunchSettings, arguments: Sequence[str], out: Path) -> Submission:
-    """What submits `fimble` with these arguments, which write `out`; its script and its log lie beside `out`."""
-    if not str(out.resolve()).isprintable():
+    """What submits `fimble` with these arguments, which write `out`; its script and its log lie beside `out`.
+
+    Raises SettingsError for a name that a log cannot have: of backslashes Slurm makes something else.
+    """
+    if "\\" in str(out.resolve()) or not str(out.resolve()).isprintable():
         raise SettingsError(f"Slurm takes no file name like {out.name!r}", "Choose another --out.")
     script = out.with_name(f"{out.name}.sbatch")
     return Submission(("sbatch", str(script)), script, _script(settings, arguments, out))

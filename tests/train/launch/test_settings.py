@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.toolchain.conftest import Fimble
 from toolchain.contracts.errors import SettingsError
 from train.launch.settings import LaunchSettings, without_launching
 
@@ -37,3 +40,19 @@ def test_contradictions_are_refused(values: dict[str, object], message: str) -> 
 def test_machines_meet_at_a_host_or_an_address() -> None:
     for place in ("node-1.local:29500", "10.0.0.1:29500", "[fe80::1]:29500"):
         LaunchSettings(launcher="torchrun", nodes=2, rendezvous=place)
+
+
+@pytest.mark.train
+def test_a_dry_run_of_one_process_or_more_checks_all_and_says_what_would_run(
+    fimble: Fimble, dataset: Path, base_folder: Path, tmp_path: Path
+) -> None:
+    line = ("train", dataset, "--base", base_folder, "--out", "out", "--dry-run")
+    for several, words in (([], "one process"), (["--launcher", "torchrun", "--count", 2], "2 processes")):
+        done = fimble(*line, *several)
+        assert (done.code, done.err) == (0, "")
+        said, command = done.out.splitlines()
+        assert said == f"# out, by {words} on this machine"
+        assert command.endswith(f"train {dataset} --base {base_folder} --out out")
+        fimble(*line, *several, "--seed", -1).refused("--seed cannot be -1")
+        fimble(*line, *several, "--base", "./nowhere").refused("the base ./nowhere is neither")
+    assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ from train.launch.settings import LaunchSettings
 
 pytestmark = pytest.mark.train
 
-ODD = 'my $(touch owned) run\'s "best" #1 \\ 50%'
+ODD = 'my $(touch owned) run\'s "best" #1 50%'
 
 
 def submitted(folder: Path, name: str = "out", **settings: int) -> str:
@@ -81,8 +81,9 @@ def test_names_are_neither_run_nor_torn_apart(tmp_path: Path, monkeypatch: pytes
     assert script_runs(script, folder)[-2:] == ["--count", "1"]
     assert ODD in script_runs(script, folder)
     assert sorted(path.name for path in folder.iterdir()) == ["bin"]
-    with pytest.raises(SettingsError, match="Slurm takes no file name"):
-        submitted(folder, "a\nb")
+    for name in ("a\nb", "a\\b"):
+        with pytest.raises(SettingsError, match="Slurm takes no file name"):
+            submitted(folder, name)
 
 
 def script_runs(script: str, folder: Path) -> list[str]:
