@@ -18,12 +18,14 @@ from toolchain.contracts.proof import FILE, MOST_TOKENS, PROMPT, ROWS
 def write(
     folder: Path, params: Path, facts: Architecture, scheme: Scheme, spec: FimSpec, ids: FimIds, tokenizer: Tokenizer
 ) -> None:
-    """Write `proof.npz` to `folder` for the weights in `params`: a FIM prompt, and the reference's logits after it.
+    """Write `proof.npz` to `folder` for the weights in `params`: a FIM prompt, or text
+    for a model that fills no middle, and the reference's logits after it.
 
     Raises ArtifactError when the weights give logits that are not finite, though each weight is.
     """
     prefix, suffix = (tokenizer.encode(text, add_special_tokens=False).ids for text in PROMPT)
-    prompt = ids.arrange(spec.serving_order, prefix, suffix)[:MOST_TOKENS]
+    prompt = ids.arrange(spec.serving_order, prefix, suffix) if spec.fills else [*prefix, *suffix]
+    prompt = prompt[:MOST_TOKENS]
     with np.errstate(all="ignore"):  # what overflows is told below
         logits = reference.logits(facts, reference.open_weights(params, scheme), prompt, ROWS)
     if not np.isfinite(logits).all():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from serve.requests import BadRequest
 from toolchain.contracts.fim import KNOWN, FimIds, FimSpec
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def take_apart(prompt: str, spec: FimSpec) -> Parts | None:
     files with their separators, the middle one at the very end. Between them the last suffix token divides; one
     spelled out in the user's own text before the cursor stays text.
     """
+    if not spec.fills:
+        return None
     for tokens in (spec, *KNOWN):
         parts = _take_apart(prompt, tokens)
         if parts:
@@ -59,6 +62,12 @@ def _take_apart(prompt: str, spec: FimSpec) -> Parts | None:
     return Parts(prefix, suffix, tuple((name, text + "\n") for name, _, text in named))
 
 
+def check_suffix(suffix: str, spec: FimSpec) -> None:
+    """Raise BadRequest for a suffix where the model fills no middle."""
+    if suffix and not spec.fills:
+        raise BadRequest("suffix", "this model chats and continues text, and does not fill in the middle")
+
+
 def build(
     prefix: str,
     suffix: str,
@@ -72,8 +81,10 @@ def build(
 
     The prefix keeps its end and the suffix its beginning, as whole lines where that costs little; where both do not
     fit, the suffix is cut to a quarter of the room. Without any text the prompt begins a document. What room is left
-    goes to `extra`, other files as name and text, which stand before it all.
+    goes to `extra`, other files as name and text, which stand before it all. Raises BadRequest for a suffix where the
+    model fills no middle.
     """
+    check_suffix(suffix, spec)
     around = _around(prefix, suffix, tokenizer, spec, ids, room)
     return [*_other_files(extra, tokenizer, spec, room - len(around)), *around]
 

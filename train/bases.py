@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolchain.contracts import architectures, fim, manifest, weight_files
@@ -52,6 +52,17 @@ class Base:
     def parent(self) -> Parent:
         return Parent(kind="checkpoint", digest=self.digest, role="base")
 
+    def for_chat(self) -> Base:
+        """The base as chat training takes it: it needs no FIM tokens, and only an end of text.
+
+        Raises FimTokenError where that is lacking.
+        """
+        if not self.lacks:
+            return self
+        if self.spec.end_of_text in self.lacks:
+            raise self.fim_refusal()
+        return replace(self, spec=fim.without(self.spec.end_of_text), lacks=())
+
     def fim_refusal(self) -> FimTokenError:
         """What to tell who needs the tokens that it lacks."""
         return fim.lacks(str(self.folder / "tokenizer.json"), self.lacks)
@@ -86,8 +97,8 @@ def _open(folder: Path, name: str, cache: Path) -> Base:
         digest = fingerprint(folder, lambda path: hashes.sha256(path.name, path.stat(), lambda: sha256_of(path)))
         hashes.save()
         return Base(folder, name, digest, facts, spec, lacks)
-    if "fim" in ours.facts:
-        spec, lacks = FimSpec(**ours.facts["fim"]), ()
+    if "fim" in ours.facts and (known := FimSpec(**ours.facts["fim"])).fills:
+        spec, lacks = known, ()
     return Base(folder, str(ours.facts.get("name", name)), ours.digest, facts, spec, lacks)
 
 

@@ -62,6 +62,8 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunS
     The adapter is in PEFT's layout; a checkpoint has the dtype of the base. Raises ArtifactError when `dataset` is not
     a dataset, and SettingsError for layers that the base does not have.
     """
+    if settings.objective == "chat":
+        base = base.for_chat()
     parents = (
         Parent(kind="dataset", digest=read_manifest(dataset, HOLDS[settings.objective]).digest, role="dataset"),
         base.parent,

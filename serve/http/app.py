@@ -28,6 +28,7 @@ from serve.metrics import CONTENT_TYPE, Metrics
 from serve.models import Models, Served
 from serve.page import files
 from serve.page.status import status
+from serve.prompts import check_suffix
 from serve.protocols import Body, Exchange, Model, Stream, huggingface, llamacpp, ollama, openai, tabby
 from serve.requests import Refused
 from serve.scheduler import Scheduler, Turn
@@ -144,6 +145,7 @@ class Server:
             exchange = await asked if inspect.isawaitable(asked) else asked
             if not isinstance(exchange, Exchange):
                 return JSONResponse(exchange)
+            check_suffix(exchange.wanted.suffix, served.model.spec)  # before a stream, in which it would come too late
             turn = request.state.turn = served.scheduler.enter(client_of(request), exchange.wanted)
             with ExitStack() as leaving:
                 leaving.callback(served.scheduler.leave, turn)

@@ -23,7 +23,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "scheme": facts.get("scheme"),
         "target": bundle.libraries[0][0].name if bundle.libraries else "upstream",
         "context_size": bundle.context_size,
-        "fim_order": bundle.spec.serving_order,
+        "fim_order": bundle.spec.serving_order if bundle.spec.fills else None,
         "max_tokens": bundle.max_tokens,
     }
 

@@ -82,18 +82,21 @@ def show(body: Body, model: Model) -> dict[str, Any]:
     """What the model is; clients look for `.Suffix` in its template to learn that it fills in the middle."""
     _named(body)
     spec, sampling = model.spec, model.defaults.sampling
-    template = f"{spec.prefix}{{{{ .Prompt }}}}{spec.suffix}{{{{ .Suffix }}}}{spec.middle}"
+    around = f"{spec.prefix}{{{{ .Prompt }}}}{spec.suffix}{{{{ .Suffix }}}}{spec.middle}"
+    template = (
+        f"{{{{- if .Suffix }}}}{around}{{{{ else }}}}{{{{ .Prompt }}}}{{{{ end }}}}" if spec.fills else "{{ .Prompt }}"
+    )
     return {
         "modelfile": f"FROM {model.name}\n",
         "parameters": f"temperature {sampling.temperature:g}\ntop_p {sampling.top_p:g}",
-        "template": f"{{{{- if .Suffix }}}}{template}{{{{ else }}}}{{{{ .Prompt }}}}{{{{ end }}}}",
+        "template": template,
         "details": _details(model),
         "model_info": {
             "general.architecture": model.family,
             "general.basename": model.name,
             f"{model.family}.context_length": model.context_size,
         },
-        "capabilities": ["completion", "insert", *(["chat"] if model.chat else [])],
+        "capabilities": ["completion", *(["insert"] if spec.fills else []), *(["chat"] if model.chat else [])],
         "modified_at": model.made,
     }
 

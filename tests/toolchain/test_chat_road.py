@@ -18,7 +18,7 @@ from serve.completer import Completer
 from tests.serve.conftest import serving
 from tests.toolchain.conftest import Fimble
 from tests.train.chatting import CHATML, dialogues, write_chat_base, write_dialogues
-from tests.train.tiny import opened
+from tests.train.tiny import library_texts, opened, write_base_without_fim, write_dataset
 from toolchain.contracts.chat.format import Message
 from toolchain.contracts.progress import Silent
 from train.material import chat_sampler
@@ -85,6 +85,40 @@ def test_what_was_taught_is_what_is_asked(fimble: Fimble, tmp_path: Path, templa
                 assert told["usage"]["prompt_tokens"] == begin
     assert backend.asked == expected
     assert len(expected) >= 5
+
+
+def test_a_base_without_fim_tokens_is_taught_to_chat_and_fills_nothing(fimble: Fimble, tmp_path: Path) -> None:
+    base = write_base_without_fim(tmp_path / "base-model")
+    write_dialogues(tmp_path / "data")
+    line = ("train", "data", "--base", base, "--objective", "chat", "--sequence-length", 128, *STEPS)
+    trained = fimble(*line, "--out", "adapter", "--json")
+    assert trained.code == 0, trained.err
+    assert trained.report["facts"]["fim"]["orders"] == []
+    assert fimble("merge", "adapter", "--base", base, "--out", "checkpoint").code == 0
+    fully = fimble(*line, "--method", "full", "--out", "whole", "--json")
+    assert fully.code == 0, fully.err
+    # What was taught to chat can still not fill in the middle.
+    write_dataset(tmp_path / "code", library_texts(("shlex.py",)), library_texts(("bisect.py",)))
+    for checkpoint in ("checkpoint", "whole"):
+        fimble("train", "code", "--base", checkpoint, "--out", "x").refused("lacks the FIM token(s) <fim_prefix>")
+    compiled = fimble("compile", "whole", "--out", "other")
+    assert compiled.code == 0, compiled.err
+    compiled = fimble("compile", "checkpoint", "--out", "bundle")
+    assert compiled.code == 0, compiled.err
+
+    bundle = open_bundle(tmp_path / "bundle")
+    with serving(Completer(bundle, open_native(bundle, Silent()))) as client:
+        asked = {"messages": [{"role": "user", "content": "1 + 1?"}], "max_tokens": 4}
+        assert client.post("/v1/chat/completions", json=asked).status_code == 200
+        assert client.post("/v1/completions", json={"prompt": "x = ", "max_tokens": 4}).status_code == 200
+        refused = client.post("/v1/completions", json={"prompt": "x = ", "suffix": "y", "max_tokens": 4})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (422, "suffix"), refused.text
+        assert "does not fill in the middle" in refused.text
+        assert client.get("/status").json()["models"][0]["fim_order"] is None
+        streamed = client.post("/infill", json={"input_prefix": "x = ", "input_suffix": "y", "stream": True})
+        assert streamed.status_code == 422, streamed.text
+        shown = client.post("/api/show", json={"model": bundle.name}).json()
+        assert shown["capabilities"] == ["completion", "chat"]
 
 
 def check_transformers(checkpoint: Path, tag: str) -> None:

@@ -21,7 +21,7 @@ Order = Literal["psm", "spm"]
 
 @dataclass(frozen=True)
 class FimSpec:
-    """The FIM tokens of a model by name, and the orders it knows."""
+    """The FIM tokens of a model by name, and the orders it knows: none, and empty names, where it fills no middle."""
 
     prefix: str
     suffix: str
@@ -34,6 +34,11 @@ class FimSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "orders", tuple(self.orders))
+
+    @property
+    def fills(self) -> bool:
+        """Whether the model fills in the middle; one that only chats does not."""
+        return bool(self.orders)
 
     @property
     def serving_order(self) -> Order:
@@ -75,9 +80,12 @@ QWEN_CODER = FimSpec(
 KNOWN = (STARCODER2, QWEN_CODER, STARCODER)
 
 
+NO_ID = -1
+
+
 @dataclass(frozen=True)
 class FimIds:
-    """The token ids of a FimSpec in one tokenizer."""
+    """The token ids of a FimSpec in one tokenizer, NO_ID for a name that is empty."""
 
     prefix: int
     suffix: int
@@ -113,6 +121,11 @@ def detect(
 def to_add(token_to_id: Callable[[str], int | None], end_of_text: str | None = None) -> FimSpec:
     """What a vocabulary without FIM tokens is to have: StarCoder's, and the end of text that it has already."""
     return _fitted(STARCODER, token_to_id, end_of_text)
+
+
+def without(end_of_text: str) -> FimSpec:
+    """What there is to know of a model that chats and fills no middle."""
+    return FimSpec("", "", "", None, end_of_text, orders=())
 
 
 def end_of_text(config: Mapping[str, Any], id_to_token: Callable[[int], str | None]) -> str | None:
@@ -153,9 +166,9 @@ def resolve(spec: FimSpec, token_to_id: Callable[[str], int | None], where: str 
         )
     found = {name: number for name, number in ids.items() if number is not None}
     return FimIds(
-        prefix=found[spec.prefix],
-        suffix=found[spec.suffix],
-        middle=found[spec.middle],
+        prefix=found.get(spec.prefix, NO_ID),
+        suffix=found.get(spec.suffix, NO_ID),
+        middle=found.get(spec.middle, NO_ID),
         end_of_text=found[spec.end_of_text],
         control=frozenset(found.values()),
         file_separator=found[spec.file_separator] if spec.file_separator else None,

@@ -46,8 +46,7 @@ def plan_merge(adapter: Path, base: Base) -> Plan:
     rows = _rows_of_tables(opened, headers, base)
     facts = _grown(base.facts, rows)
     tokenizers = [base.folder, adapter] if manifest.is_whole(adapter) or rows else [base.folder]
-    if base.lacks:
-        _check_fim(tokenizers, base)
+    spec = _spec(adapter, tokenizers, base) if base.lacks else base.spec
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         from train.models import copy_tokenizer
@@ -70,7 +69,7 @@ def plan_merge(adapter: Path, base: Base) -> Plan:
             "family": facts.family,
             "parameters": facts.parameters,
             "context_size": facts.context_size,
-            "fim": base.spec.to_json(),
+            "fim": spec.to_json(),
             "dtype": dtype,
             "merged_layers": len(opened.updates),
             **({"merged_rows": len(next(iter(rows.values())).ids)} if rows else {}),
@@ -175,11 +174,19 @@ def _grown(facts: Architecture, rows: Mapping[str, Rows]) -> Architecture:
     return architectures.from_config(facts.config | {"vocab_size": size})
 
 
-def _check_fim(tokenizers: Sequence[Path], base: Base) -> None:
-    """Raise FimTokenError unless the last tokenizer there is has what the base lacks."""
+def _spec(adapter: Path, tokenizers: Sequence[Path], base: Base) -> fim.FimSpec:
+    """The FIM tokens of a base that lacks some, once the adapter is merged: none where that was taught to chat alone.
+
+    Raises FimTokenError unless the last tokenizer there is has what the base lacks.
+    """
+    if manifest.is_whole(adapter):
+        taught = fim.FimSpec(**manifest.read(adapter, "adapter").facts["fim"])
+        if not taught.fills:
+            return taught
     folder = next((folder for folder in reversed(tokenizers) if (folder / TOKENIZER).is_file()), base.folder)
     if names := fim.lacking(base.spec, open_tokenizer(folder).token_to_id):
         raise fim.lacks(str(folder / TOKENIZER), names)
+    return base.spec
 
 
 def _merge_shard(source: Path, out: Path, adapter: Adapter, rows: Mapping[str, Rows]) -> None:

@@ -30,7 +30,7 @@ def vscode(served: Served) -> Settings:
         ("llm.modelId",): served.model,
         ("llm.configTemplate",): "Custom",
         ("llm.contextWindow",): served.window,
-        ("llm.fillInTheMiddle.enabled",): True,
+        ("llm.fillInTheMiddle.enabled",): served.spec.fills,
         ("llm.fillInTheMiddle.prefix",): served.spec.prefix,
         ("llm.fillInTheMiddle.suffix",): served.spec.suffix,
         ("llm.fillInTheMiddle.middle",): served.spec.middle,
@@ -111,7 +111,7 @@ def llm_nvim(served: Served) -> str:
         "tokenizer": {"path": str(served.tokenizer)},
         "tokens_to_clear": [served.spec.end_of_text],
         "fim": {
-            "enabled": True,
+            "enabled": served.spec.fills,
             "prefix": served.spec.prefix,
             "suffix": served.spec.suffix,
             "middle": served.spec.middle,
