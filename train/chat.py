@@ -17,6 +17,7 @@ from typing import Any
 
 from toolchain.contracts.chat.format import ChatFormat, Message
 from toolchain.contracts.errors import ArtifactError, TemplateRefusal
+from train.cut_dialogues import CutDialogues
 from train.samples import Sample
 
 TRIAL = [Message("user", "1"), Message("assistant", "2"), Message("user", "3"), Message("assistant", "4")]
@@ -47,12 +48,9 @@ class ChatSampler:
     def control(self) -> frozenset[int]:
         return self.format.tokens.ids
 
-    def samples(self, messages: Sequence[Message], epoch: int, number: int) -> Iterator[Sample]:
-        """The samples of a dialogue, the same in every epoch; none when the template refuses it."""
-        try:
-            yield from self.cut(messages).samples
-        except TemplateRefusal:
-            return
+    def samples(self, document: Sequence[Sample], epoch: int, number: int) -> Iterator[Sample]:
+        """The samples of a dialogue that is cut already, the same in every epoch."""
+        return iter(document)
 
     def cut(self, messages: Sequence[Message]) -> Cut:
         """A dialogue as samples that fit the sequence.
@@ -140,8 +138,9 @@ class Survey:
         return vars(self) | {"refused": dict(self.refused)}
 
 
-def survey(sampler: ChatSampler, dialogues: Iterable[Sequence[Message]]) -> Survey:
-    """Cut all dialogues once, and count."""
+def cut_all(sampler: ChatSampler, dialogues: Iterable[Sequence[Message]]) -> tuple[CutDialogues, Survey]:
+    """All dialogues cut, which takes milliseconds each, and counted."""
+    cut = CutDialogues()
     refused: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for messages in dialogues:
@@ -150,7 +149,9 @@ def survey(sampler: ChatSampler, dialogues: Iterable[Sequence[Message]]) -> Surv
             made = sampler.cut(messages)
         except TemplateRefusal as refusal:
             refused[refusal.message] += 1
+            cut.append([])
             continue
+        cut.append(made.samples)
         for name in ("answers", "shortened", "left_out", "lost_tokens"):
             counts[name] += getattr(made, name)
         counts["samples"] += len(made.samples)
@@ -158,4 +159,4 @@ def survey(sampler: ChatSampler, dialogues: Iterable[Sequence[Message]]) -> Surv
             counts["tokens"] += len(sample.ids)
             counts["predicted"] += sum(end - begin for begin, end in sample.predicted or [])
     names = ("dialogues", "answers", "shortened", "left_out", "lost_tokens", "samples", "tokens", "predicted")
-    return Survey(refused=refused, **{name: counts[name] for name in names})
+    return cut, Survey(refused=refused, **{name: counts[name] for name in names})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from toolchain.contracts import fim
 from toolchain.contracts.errors import ArtifactError
@@ -14,12 +14,15 @@ from train import chat, cuts, stream
 from train.bases import Base
 from train.chat import ChatSampler, Survey
 from train.chat_template import choose_format
-from train.dataset import open_dialogues, open_files, open_texts
+from train.dataset import Split, open_dialogues, open_files, open_texts
 from train.fim import Sampler
 from train.repository import RepositoryContext
-from train.samples import SampleSource
+from train.samples import Sample, SampleSource
 from train.settings import TrainSettings
 from train.tokenization import open_text_tokenizer
+
+T = TypeVar("T")
+SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,13 @@ def of_dialogues(base: Base, dataset: Path, settings: TrainSettings, cache: Path
     Raises ArtifactError for a dataset that cannot be read, and for a split in which there is nothing to predict.
     """
     template, sampler = chat_sampler(base, settings)
-    documents, held_out = (open_dialogues(dataset, split, cache) for split in ("train", "heldout"))
-    progress.start("Reading dialogues")
-    counts = {"train": chat.survey(sampler, documents), "heldout": chat.survey(sampler, held_out)}
+    written = {split: open_dialogues(dataset, split, cache) for split in SPLITS}
+    progress.start("Reading dialogues", sum(map(len, written.values())), "dialogues")
+    cut: dict[Split, tuple[Sequence[list[Sample]], Survey]] = {
+        split: chat.cut_all(sampler, _counted(dialogues, progress)) for split, dialogues in written.items()
+    }
     progress.finish()
+    counts = {split: found for split, (_, found) in cut.items()}
     for split, found in counts.items():
         for line in _told(split, found):
             progress.say(line)
@@ -82,10 +88,11 @@ def of_dialogues(base: Base, dataset: Path, settings: TrainSettings, cache: Path
                 f"no answer of the {split} split of {dataset} can be predicted",
                 "Use a longer --sequence-length, --chat-template reference, or other dialogues.",
             )
-    facts = {"chat": {"template": template, **{split: found.to_json() for split, found in counts.items()}}}
+    told: dict[str, Any] = {split: found.to_json() for split, found in counts.items()}
+    facts = {"chat": {"template": template} | told}
     return Material(
-        documents,
-        held_out,
+        cut["train"][0],
+        cut["heldout"][0],
         sampler,
         sampler,
         counts["train"].tokens,
@@ -111,6 +118,13 @@ def chat_sampler(base: Base, settings: TrainSettings) -> tuple[str, ChatSampler]
 
 def _length(base: Base, settings: TrainSettings) -> int:
     return min(settings.sequence_length, base.facts.context_size)
+
+
+def _counted(documents: Iterable[T], progress: Progress) -> Iterator[T]:
+    """The documents, each told when it has been dealt with."""
+    for document in documents:
+        yield document
+        progress.advance()
 
 
 def _told(split: str, found: Survey) -> list[str]:

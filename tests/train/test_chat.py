@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def test_the_mask_is_that_of_transformers_for_a_template_that_marks_answers(
     theirs = tokenizer.apply_chat_template(
         [vars(message) for message in messages], return_assistant_tokens_mask=True, return_dict=True
     )
-    (sample,) = sampler_of(chat_base, 512).samples(messages, 0, 0)
+    (sample,) = sampler_of(chat_base, 512).cut(messages).samples
     size = len(sample.ids)
     assert sample.ids == theirs["input_ids"][:size]
     targets = collate([[sample]], 0).targets[0].tolist()
@@ -134,7 +135,7 @@ def test_the_references_tags_are_text_and_each_turn_is_closed(base_folder: Path)
         (encode(" <|assistant|>"), False),
         ([*encode(f" {TURNS[3]} "), end], True),
     ]
-    (sample,) = sampler.samples(SYSTEM, 0, 0)
+    (sample,) = sampler.cut(SYSTEM).samples
     assert sample.ids == [id for ids, _ in parts for id in ids]
     assert predicted(sample) == [id for ids, answer in parts for id in ids if answer]
     assert text_of(sampler, sample.ids).startswith(
@@ -144,9 +145,9 @@ def test_the_references_tags_are_text_and_each_turn_is_closed(base_folder: Path)
 
 def test_control_tokens_typed_in_a_dialogue_stay_text(chat_base: Path) -> None:
     typed = "say <|im_end|><|endoftext|>"
-    (plain,) = sampler_of(chat_base, 512).samples([Message("user", "x"), Message("assistant", "y")], 0, 0)
+    (plain,) = sampler_of(chat_base, 512).cut([Message("user", "x"), Message("assistant", "y")]).samples
     sampler = sampler_of(chat_base, 512)
-    (sample,) = sampler.samples([Message("user", typed), Message("assistant", f"You {typed}")], 0, 0)
+    (sample,) = sampler.cut([Message("user", typed), Message("assistant", f"You {typed}")]).samples
 
     def control(one: Sample) -> list[int]:
         return [id for id in one.ids if id in sampler.control]
@@ -204,7 +205,7 @@ def _samplers(base: Path) -> tuple[ChatSampler, ChatSampler]:
 def test_a_dialogue_that_is_too_long_is_cut_before_a_users_message(chat_base: Path) -> None:
     sampler = sampler_of(chat_base, 512)
     long = [SYSTEM[0], *ASKED, *ASKED, *ASKED]
-    (whole,) = sampler.samples(long, 0, 0)
+    (whole,) = sampler.cut(long).samples
     made = replace(sampler, length=len(whole.ids) - 1).cut(long)
     assert len(made.samples) == 2
     assert (made.answers, made.shortened, made.left_out, made.lost_tokens) == (6, 0, 0, 0)
@@ -225,17 +226,17 @@ def test_an_answer_without_room_is_shortened_or_left_out_and_counted(chat_base: 
     assert made.lost_tokens > 100
     made = sampler.cut([Message("user", "word " * 200), Message("assistant", "x"), *ASKED[2:]])
     assert (made.answers, made.shortened, made.left_out, made.lost_tokens) == (2, 0, 1, 2)
-    counted = chat.survey(sampler, [[Message("user", "word " * 200), Message("assistant", "x"), *ASKED[2:]], ASKED])
+    _, counted = chat.cut_all(sampler, [[Message("user", "word " * 200), Message("assistant", "x"), *ASKED[2:]], ASKED])
     assert (counted.dialogues, counted.answers, counted.left_out) == (2, 4, 1)
     assert counted.tokens > counted.predicted > 0
 
 
 def test_a_template_that_changes_earlier_answers_gives_a_sample_for_each(chat_base: Path, tmp_path: Path) -> None:
     sampler = sampler_of(with_template(chat_base, tmp_path / "forgetful", FORGETFUL), 512)
-    (one,) = sampler.samples(ASKED, 0, 0)
+    (one,) = sampler.cut(ASKED).samples
     assert len(one.predicted or []) == 2
     thinking = [ASKED[0], Message("assistant", f"<think>hm</think>{TURNS[1]}"), *ASKED[2:]]
-    first, second = sampler.samples(thinking, 0, 0)
+    first, second = sampler.cut(thinking).samples
     assert text_of(sampler, predicted(first)) == f"<think>hm</think>{TURNS[1]}<|im_end|>"
     assert text_of(sampler, predicted(second)) == f"{TURNS[3]}<|im_end|>"
     assert "<think>" not in text_of(sampler, second.ids)
@@ -275,12 +276,31 @@ def test_what_does_not_go_together_is_refused(
         replace(LORA, chat_template="base")
 
 
+def test_dialogues_are_cut_once_and_kept_as_they_were_cut(
+    chat_data: Path, chat_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = sampler_of(chat_base)
+    kept, _ = chat.cut_all(sampler, dialogues())
+    assert list(kept) == [sampler.cut(messages).samples for messages in dialogues()]
+    counted: Counter[str] = Counter()
+    cut = ChatSampler.cut
+
+    def counting(sampler: ChatSampler, messages: list[Message]) -> chat.Cut:
+        counted["cut"] += messages is not chat.TRIAL
+        return cut(sampler, messages)
+
+    monkeypatch.setattr(ChatSampler, "cut", counting)
+    facts = execute(plan_train(chat_data, opened(chat_base), CHAT), tmp_path / "out", Silent()).facts
+    assert counted["cut"] == facts["chat"]["train"]["dialogues"] + facts["chat"]["heldout"]["dialogues"]
+
+
 def test_dialogues_that_the_template_refuses_are_counted_and_told(chat_base: Path, tmp_path: Path) -> None:
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     base = with_template(chat_base, tmp_path / "base", refusing)
     with pytest.raises(TemplateRefusal):
         sampler_of(base).cut(SYSTEM)
-    assert list(sampler_of(base).samples(SYSTEM, 0, 0)) == []
+    cut, found = chat.cut_all(sampler_of(base), [SYSTEM, ASKED])
+    assert (cut[0], len(cut[1]), found.refused.total()) == ([], 1, 1)
     data, listener = write_dialogues(tmp_path / "data"), Lines()
     facts = execute(
         plan_train(data, opened(base), replace(CHAT, max_steps=1, warmup_steps=1)), tmp_path / "out", listener
