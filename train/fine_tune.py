@@ -249,6 +249,8 @@ def _train(job: Job, model: Any) -> Material:
         job.progress.say(f"sequences have {base.facts.context_size} tokens, the context of {base.name}")
     if steps < settings.max_steps:
         job.progress.say(f"{steps} steps are {settings.max_epochs:g} passes over the dataset (--max-epochs)")
+    if settings.asks_for("warmup_steps") and settings.warmup_steps > steps // 2:
+        job.progress.say(f"the warm-up takes {steps // 2} steps, half of the training, and not {settings.warmup_steps}")
     if settings.gradient_checkpointing:
         models.recompute_activations(model)
     if settings.optimizer == "paged_adamw_32bit" and job.world.device.type != "cuda":

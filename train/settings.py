@@ -29,6 +29,14 @@ def check_seed(seed: int) -> None:
     check("--seed", seed, 0 <= seed < 1 << 32, f"a number from 0 to {(1 << 32) - 1}")
 
 
+def check_warmup(steps: int, most: int) -> None:
+    """Raise SettingsError for a warm-up that is longer than the training."""
+    if steps > most:
+        raise SettingsError(
+            f"--warmup-steps {steps} is more than --max-steps {most}", "Use fewer: at most half of them."
+        )
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """The defaults are the reference recipe's for starcoderbase-1b."""
@@ -173,11 +181,8 @@ class TrainSettings:
         for name, beside in effects.idle(vars(self)).items():
             if self.asks_for(name):
                 raise SettingsError(f"{flag(name)} has no effect with {beside}", "Leave one of them out.")
-        if self.asks_for("warmup_steps") and self.warmup_steps > self.max_steps:
-            raise SettingsError(
-                f"--warmup-steps {self.warmup_steps} is more than --max-steps {self.max_steps}",
-                "The rate would never reach its highest: use fewer.",
-            )
+        if self.asks_for("warmup_steps"):
+            check_warmup(self.warmup_steps, self.max_steps)
 
     def _check_adapter(self) -> None:
         if self.init == "pissa" and self.method == "qlora":
@@ -246,6 +251,8 @@ class ScratchSettings:
         for name in ("layers", "max_steps", "batch_size", "evaluate_every", "evaluate_sequences"):
             at_least(flag(name), getattr(self, name), 1)
         at_least("--warmup-steps", self.warmup_steps, 0)
+        if self.warmup_steps != type(self).warmup_steps:
+            check_warmup(self.warmup_steps, self.max_steps)
         check_seed(self.seed)
         size, rate = self.hidden_size, self.learning_rate
         check("--hidden-size", size, size >= 64 and size % 64 == 0, "a multiple of 64, the width of a head")

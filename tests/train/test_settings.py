@@ -90,6 +90,12 @@ def test_a_bad_value_for_scratch_is_named_by_its_key_because_most_have_no_flag(n
     assert caught.value.message == f"{name} in [scratch] of fimble.toml cannot be {value!r}"
 
 
+def test_a_warm_up_longer_than_the_training_of_scratch_is_refused_by_its_keys() -> None:
+    with pytest.raises(SettingsError, match=r"warmup_steps 9 in \[scratch\] of fimble.toml is more than max_steps 8"):
+        choose(ScratchSettings, "scratch", {"scratch": {"warmup_steps": 9, "max_steps": 8}}, {})
+    assert ScratchSettings(max_steps=8).training().warmup_steps == 8
+
+
 @pytest.mark.parametrize("values", [{"max_steps": 3}, {"method": "full"}, {"fim_rate": 0.0}, {"objective": "chat"}])
 def test_a_default_contradicts_nothing(values: dict[str, Any]) -> None:
     TrainSettings(**values)
@@ -137,7 +143,7 @@ def test_where_memory_does_not_suffice_the_cheapest_change_is_named(values: dict
     import torch
 
     from train.distributed import World
-    from train.memory import out_of_memory
+    from train.memory import fits_a_step
 
     settings = TrainSettings(**{"batch_size": 1, **values})
-    assert fits in out_of_memory(settings, World(0, 1, torch.device("cpu"))).next_step
+    assert fits in fits_a_step(settings, World(0, 1, torch.device("cpu")))

@@ -59,7 +59,10 @@ def test_the_largest_adapted_layer_bounds_the_rank_and_with_pissa_the_smallest()
 
 
 def test_the_highest_rank_is_trained(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
-    short = TrainSettings(max_steps=1, batch_size=1, gradient_accumulation=1, evaluate_sequences=1, lora_rank=64)
+    short = TrainSettings(
+        max_steps=3, warmup_steps=2, batch_size=1, gradient_accumulation=1, evaluate_sequences=1, lora_rank=64
+    )
     listener = Lines()
     execute(plan_train(dataset, opened(base_folder), short), tmp_path / "out", listener)
+    assert "the warm-up takes 1 steps, half of the training, and not 2" in listener.lines
     assert "sequences have 128 tokens, the context of tiny-base" in listener.lines
