@@ -50,6 +50,7 @@ def _script(settings: LaunchSettings, arguments: Sequence[str], out: Path) -> st
 set -e
 cd {shlex.quote(str(Path.cwd()))}
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / {settings.count}))
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000))
 srun --kill-on-bad-exit=1 {fimble}

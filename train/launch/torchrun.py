@@ -115,8 +115,8 @@ def _cause(failed: Mapping[int, tuple[int, int]], told: Mapping[int, Report], pr
     rank, report = min(ours.items(), key=lambda item: (item[1].lost, bool(item[1].traceback), item[0]))
     if report.lost:
         return StageError(
-            f"process {rank} of {processes} lost the others ({report.message})",
-            "What ended them is told where they ran; run again to go on from the last saved state.",
+            f"process {rank} of {processes} lost the connection to another one",
+            "What ended that one is told where it ran; run again to go on from the last saved state.",
         )
     if report.traceback:
         print(report.traceback, file=sys.stderr)

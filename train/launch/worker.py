@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from toolchain.contracts.stage import Plan
 
 LAUNCHER, REPORTS = "FIMBLE_LAUNCHER", "FIMBLE_REPORTS"
-LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-LOST_NAMES = ("DistBackendError", "DistNetworkError", "DistStoreError")
+LOST = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),
+    *("remote process exited", "communicator was aborted"),
+)
+"""What Gloo and NCCL say in a process whose others went away."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,11 @@ def end_with_launcher() -> None:
 
 def tell(error: BaseException, traceback: str = "") -> None:
     """Leave word for the launcher of what ended this process."""
+    lost = any(word in str(error) for word in LOST)
     if isinstance(error, FimbleError):
-        report = Report(error.message, error.next_step, error.exit_code)
+        report = Report(error.message, error.next_step, error.exit_code, lost=lost)
     else:
         message = f"{type(error).__name__}: {error}"
-        lost = type(error).__name__ in LOST_NAMES or any(word in message for word in LOST)
         report = Report(message, "Please report this, with its traceback.", 1, traceback, lost)
     path = Path(os.environ[REPORTS]) / os.environ["RANK"]
     partial = path.with_suffix(".partial")

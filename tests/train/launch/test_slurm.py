@@ -66,6 +66,7 @@ def test_a_job_asks_for_cores_and_for_time_to_save_its_state(tmp_path: Path) -> 
     assert asked["job-name"] == "out"
     assert (asked["nodes"], asked["ntasks-per-node"], asked["gpus-per-node"]) == ("2", "1", "4")
     assert asked["cpus-per-task"] == str(4 * slurm.CORES)
+    assert "\nexport OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / 4))\n" in submitted(tmp_path, count=4, nodes=2)
     assert asked["signal"] == f"TERM@{slurm.SECONDS}"
     assert asked["open-mode"] == "append"
 

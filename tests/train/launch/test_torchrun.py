@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -115,11 +116,16 @@ def test_a_process_that_is_killed_is_named(dataset: Path, base_folder: Path, tmp
     assert are_gone(children, 1)
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
 @pytest.mark.slow
 def test_two_machines_train_as_one(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
     """Two launchers that meet at a port, and one launcher of two processes: the same numbers come out."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = ["train", dataset, "--base", base_folder, *SHORT]
     apart = ["--launcher", "torchrun", "--nodes", 2, "--rendezvous", f"localhost:{port}", "--out", tmp_path / "apart"]
     machines = [Started(tmp_path / f"log{number}", *arguments, *apart) for number in (0, 1)]
@@ -129,6 +135,25 @@ def test_two_machines_train_as_one(dataset: Path, base_folder: Path, tmp_path: P
     one, other = (manifest.read(tmp_path / name, "adapter").facts for name in ("apart", "together"))
     assert one["loss_curve"] == other["loss_curve"]
     assert one["tokens_seen"] == other["tokens_seen"]
+
+
+@on_linux
+@pytest.mark.slow
+def test_a_machine_whose_partner_fails_says_so(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
+    port = free_port()
+    apart = ["--launcher", "torchrun", "--nodes", 2, "--rendezvous", f"localhost:{port}", "--out", tmp_path / "out"]
+    machines = [
+        Started(tmp_path / f"log{number}", "train", dataset, "--base", base_folder, *LONG, *apart) for number in (0, 1)
+    ]
+    while not any("step 0" in machine.said for machine in machines):
+        assert all(machine.process.poll() is None for machine in machines), [machine.said for machine in machines]
+        time.sleep(0.05)
+    (child,) = machines[0].children()
+    os.kill(child, signal.SIGKILL)
+    assert [machine.process.wait() for machine in machines] == [1, 1]
+    first, second = (machine.said.splitlines()[-1] for machine in machines)
+    assert " of 2 was ended by SIGKILL. " in first
+    assert " of 2 lost the connection to another one. " in second
 
 
 @pytest.mark.parametrize(
@@ -181,7 +206,11 @@ def told(exit_code: int = 1, *, traceback: str = "", lost: bool = False) -> Repo
         ({0: (9, 1), 1: (9, -9)}, {0: told()}, "process 1 of 2 was ended by SIGKILL. The system does that"),
         ({0: (9, 1), 1: (40, -9)}, {0: told()}, "it broke. Mend it."),  # killed by the agent, after its patience
         ({0: (9, -15), 1: (9, -11)}, {}, "process 1 of 2 was ended by SIGSEGV. Run again"),
-        ({0: (9, 1), 1: (9, -15)}, {0: told(lost=True)}, "process 0 of 2 lost the others (it broke)"),
+        (
+            {0: (9, 1), 1: (9, -15)},
+            {0: told(lost=True)},
+            "process 0 of 2 lost the connection to another one. What ended",
+        ),
         ({1: (9, 3)}, {}, "process 1 of 2 ended with 3"),
     ],
 )
