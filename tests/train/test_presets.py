@@ -10,8 +10,9 @@ import pytest
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
 from train import presets
+from train.effects import beneath
 from train.launch.settings import LaunchSettings, refuse_alone
-from train.settings import TrainSettings
+from train.settings import FOR_SCRATCH, TrainSettings
 
 COMMON: dict[str, Any] = {
     "sequence_length": 2048,
@@ -134,3 +135,11 @@ def test_a_preset_for_several_gpus_does_not_run_alone(monkeypatch: pytest.Monkey
 def test_a_misspelt_preset_has_a_suggestion() -> None:
     with pytest.raises(SettingsError, match="Did you mean 'starcoderbase-1b-lora'"):
         presets.load("starcoderbase-1b-lara")
+
+
+def test_what_is_sized_for_scratch_gives_way_under_either_spelling() -> None:
+    tables = {"train": {"max-steps": 5, "batch_size": 2}}
+    flags = beneath(FOR_SCRATCH, tables["train"], {"method": "full", "seed": None})
+    assert not {"lora_rank", "warmup_steps", "max_steps", "batch_size", "seed"} & set(flags)
+    made = choose(TrainSettings, "train", tables, flags)
+    assert (made.max_steps, made.batch_size, made.sequence_length) == (5, 2, FOR_SCRATCH["sequence_length"])
