@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from serve import logs
+from toolchain import streams
 from toolchain.contracts.errors import FimbleError, Interrupted, StageError, UserError
 from train.launch import worker
 
@@ -39,6 +40,7 @@ def main() -> None:
     """Run the command that the user typed."""
     failure: FimbleError | None
     try:
+        streams.do_without_missing()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if worker.is_launched():
             worker.end_with_launcher()

@@ -74,7 +74,9 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunS
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        with memory.room_for("this training", memory.FREE_SOME):
+        from train.run_state import kept_for_resuming
+
+        with memory.room_for("this training", memory.FREE_SOME), kept_for_resuming(work):
             job = begin(base, dataset, settings, running, plan, draft, work, progress)
             draft.facts |= {"name": base.name, "method": settings.method}
             if job.added:

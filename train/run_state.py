@@ -7,7 +7,9 @@ that the folder belongs to.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from toolchain.contracts.errors import SettingsError, StageError
 from toolchain.contracts.manifest import write_text
 from train import memory, state_files
 from train.distributed import World
+from train.launch import worker
 from train.state_files import Damaged
 
 RUN = "run.json"
@@ -48,6 +51,17 @@ class Identity:
             if other.settings.get(name) != value:
                 return f"had {name} {other.settings.get(name)}, not {value}"
         return "was made by another version of fimble" if other.key != self.key else None
+
+
+@contextmanager
+def kept_for_resuming(work: Path) -> Iterator[None]:
+    """Where what happens meanwhile fails, keep the work folder of a run only if there is a state in it."""
+    try:
+        yield
+    except BaseException:
+        if not worker.follows() and not _states_in(work):
+            shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 @dataclass(frozen=True)
@@ -173,25 +187,39 @@ class RunStates:
                 raise KeyboardInterrupt from None
             if memory.lacking(cause):
                 raise memory.too_little(str(memory.lacking(cause)), "saving a state", memory.FREE_SOME) from None
+            full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = "Free some space there" if full else "See to it that files can be written there"
             goes_on = "; it goes on from the last saved state" if self._states() else ""
             raise StageError(
                 f"the state after step {step} cannot be written to {self._work} ({_reason(cause)})",
-                f"Make room or give permission there, and run again{goes_on}.",
+                f"{mend}, and run again{goes_on}.",
             ) from None
 
     def _states(self) -> list[Path]:
-        return sorted(self._work.glob("state-*"))
+        return _states_in(self._work)
+
+
+def _states_in(work: Path) -> list[Path]:
+    return sorted(work.glob("state-*"))
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What a distributed checkpoint's error is about: it holds those of the processes, a user's Ctrl-C first."""
-    if not isinstance(error, CheckpointException):
-        return error
-    causes = [failure[0] for failure in error.failures.values()]
-    return next((cause for cause in causes if isinstance(cause, KeyboardInterrupt)), causes[0])
+    """What a distributed checkpoint's error is about: it holds those of the processes, a user's Ctrl-C first.
+
+    Of a file that could not be written PyTorch tells what became of its own format, after what the system said.
+    """
+    if isinstance(error, CheckpointException):
+        causes = [failure[0] for failure in error.failures.values()]
+        error = next((cause for cause in causes if isinstance(cause, KeyboardInterrupt)), causes[0])
+    said = None if isinstance(error, KeyboardInterrupt) else error
+    while said is not None and not (isinstance(said, OSError) and said.errno):
+        said = said.__cause__ or said.__context__
+    return said or error
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

@@ -41,8 +41,9 @@ def plan_scratch(dataset: Path, settings: ScratchSettings, running: RunSettings 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         from train.dataset import open_texts
         from train.fine_tune import begin, train_fully
+        from train.run_state import kept_for_resuming
 
-        with memory.room_for("this training", memory.FREE_SOME):
+        with memory.room_for("this training", memory.FREE_SOME), kept_for_resuming(work):
             seedling, cache = work / "seedling", work / "cache"
             seedling.mkdir(parents=True, exist_ok=True)
             progress.start("Training a tokenizer")

@@ -251,6 +251,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_last_state(
     assert "--learning-rate" in caught.value.next_step
     assert (tmp_path / ".out.work" / "state-00000003").is_dir()
     assert not (tmp_path / "out").exists()
+    # The advice, with the folder to remove that it names, works.
+    lower = plan_train(dataset, opened(base_folder), replace(LORA, learning_rate=1e-3))
+    with pytest.raises(SettingsError, match="had learning_rate"):
+        execute(lower, tmp_path / "out", Silent())
+    assert f"First remove {tmp_path / '.out.work'}" in caught.value.next_step
+    shutil.rmtree(tmp_path / ".out.work")
+    execute(lower, tmp_path / "out", Silent())
 
 
 def test_a_full_disk_and_a_full_memory_say_what_to_do_and_leave_the_last_state_whole(
@@ -266,14 +273,19 @@ def test_a_full_disk_and_a_full_memory_say_what_to_do_and_leave_the_last_state_w
         nonlocal calls
         calls += 1
         if calls > 100:  # within the state of step 6: that of step 3 and the best weights so far are whole
-            raise OSError(28, "No space left on device")
+            try:
+                raise OSError(28, "No space left on device")
+            except OSError:
+                # What PyTorch's writer makes of it when it closes the file.
+                raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")  # noqa: B904
         original(*arguments)
 
     plan = plan_train(dataset, opened(base_folder), LORA)
     with monkeypatch.context() as patched:
         patched.setattr(filesystem.torch, "save", no_space)
-        with pytest.raises(StageError, match=r"the state after step 6 cannot be written .*No space left"):
+        with pytest.raises(StageError, match=r"the state after step 6 cannot be written .*No space left") as caught:
             execute(plan, tmp_path / "out", Silent())
+    assert caught.value.next_step.startswith("Free some space there, and run again; it goes on from")
     assert not list((tmp_path / ".out.work").glob(".partial*"))
 
     for words in (

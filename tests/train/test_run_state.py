@@ -109,3 +109,9 @@ def test_the_record_holds_what_the_run_needs_and_a_digest_of_each_file(interrupt
     assert record["files"].keys() == {"__0_0.distcp", ".metadata"}
     assert record["content"]["best"] == 4
     assert record["content"]["record"]["run"]["step"] == 6
+
+
+def test_a_run_that_fails_before_its_first_state_leaves_nothing(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="the lights"):
+        execute(plan, tmp_path / "out", Lines(1, fail))
+    assert not list(tmp_path.iterdir())
