@@ -45,17 +45,27 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def lacking(error: BaseException | None) -> str | None:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came of, each once: what is raised again while its effect is handled closes a circle."""
+    seen: list[BaseException] = []
+    while error is not None and not any(error is one for one in seen):
+        seen.append(error)
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def lacking(error: BaseException) -> str | None:
     """What an error says that there is too little of, be it only in its causes; None when it says something else."""
-    while error is not None and not isinstance(error, FimbleError):
-        words = str(error)
+    for cause in causes(error):
+        if isinstance(cause, FimbleError):
+            return None
+        words = str(cause)
         if NO_THREAD in words:
             return THREADS
         if any(word in words for word in TOO_LITTLE):
             return GPU if any(word in words for word in OF_A_GPU) else MAIN
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
             return MAIN
-        error = error.__cause__ or error.__context__
     return None
 
 

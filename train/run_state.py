@@ -211,10 +211,10 @@ def _cause(error: BaseException) -> BaseException:
     if isinstance(error, CheckpointException):
         causes = [failure[0] for failure in error.failures.values()]
         error = next((cause for cause in causes if isinstance(cause, KeyboardInterrupt)), causes[0])
-    said = None if isinstance(error, KeyboardInterrupt) else error
-    while said is not None and not (isinstance(said, OSError) and said.errno):
-        said = said.__cause__ or said.__context__
-    return said or error
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    said = (cause for cause in memory.causes(error) if isinstance(cause, OSError) and cause.errno)
+    return next(said, error)
 
 
 def _reason(error: BaseException) -> str:

@@ -113,6 +113,14 @@ def test_what_an_error_says_there_is_too_little_of(error: Exception, lack: str |
     assert memory.lacking(wrapped) == lack
 
 
+def test_errors_that_came_of_each_other_are_looked_at_once() -> None:
+    cause = OSError(28, "No space left on device")
+    error = RuntimeError("An error occurred while generating the dataset")
+    error.__cause__, cause.__context__ = cause, error
+    assert list(memory.causes(error)) == [error, cause]
+    assert memory.lacking(error) is None
+
+
 def test_only_the_process_that_writes_puts_the_weights_together(base_folder: Path) -> None:
     device = torch.device("cpu")
     model = models.open_model(base_folder, torch.float32, device)
