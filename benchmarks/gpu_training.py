@@ -47,7 +47,8 @@ from train.memory import peak_memory
 from train.models import arithmetic
 from train.running import RunSettings
 from train.scratch import train_tokenizer
-from train.settings import ScratchSettings, TrainSettings
+from train.scratch_settings import ScratchSettings
+from train.settings import TrainSettings
 
 TOLERANCE = 0.15
 """How far measured memory may be from the plan's, either way."""

@@ -30,7 +30,8 @@ from benchmarks.machine import machine, processor_name
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 from train.bases import Base, open_base
-from train.settings import ScratchSettings, TrainSettings
+from train.scratch_settings import ScratchSettings
+from train.settings import TrainSettings
 
 WARM_UP = 2
 Moment = tuple[float, float]

@@ -14,7 +14,8 @@ from serve.settings import ServeSettings
 from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
 from train.data.settings import CollectSettings, DialogueSettings
-from train.settings import ScratchSettings, TrainSettings
+from train.scratch_settings import ScratchSettings
+from train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from toolchain.contracts.progress import Progress

@@ -30,7 +30,8 @@ from train import presets
 from train.data.settings import CollectSettings
 from train.launch.settings import LaunchSettings, refuse_alone
 from train.running import RunSettings
-from train.settings import ScratchSettings, TrainSettings
+from train.scratch_settings import ScratchSettings
+from train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from toolchain.contracts.stage import Plan

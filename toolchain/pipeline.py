@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from compile.settings import CompileSettings
     from train.bases import Base
     from train.running import RunSettings
-    from train.settings import ScratchSettings, TrainSettings
+    from train.scratch_settings import ScratchSettings
+    from train.settings import TrainSettings
 
 LIBRARIES = ("datasets", "peft", "safetensors", "torch", "transformers")
 
@@ -52,10 +53,11 @@ def up(
     from train.bases import open_base
     from train.data.collect import plan as plan_collect
     from train.data.settings import CollectSettings
-    from train.effects import beneath
+    from train.defaults import beneath
     from train.running import RunSettings
     from train.scratch import plan_scratch
-    from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
+    from train.scratch_settings import FOR_SCRATCH, ScratchSettings
+    from train.settings import TrainSettings
 
     choice = choose(UpSettings, "up", tables, flags)
     collect = choose(CollectSettings, "collect", tables, flags)

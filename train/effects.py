@@ -1,8 +1,7 @@
-"""Which settings of a training do nothing beside others, and how what the user gave comes before a preset's."""
+"""Which settings of a training do nothing beside others."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,17 +21,3 @@ def idle(values: Mapping[str, Any]) -> dict[str, str]:
     if values.get("method") == "full":
         found |= dict.fromkeys(ADAPTERS, "--method full")
     return found
-
-
-def beneath(defaults: Mapping[str, Any], table: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """`flags`, and of `defaults`, such as a preset's, what neither they nor `table` of the settings file decide.
-
-    A default gives way where it would do nothing, or where a training is shorter than its warm-up.
-    """
-    typed = {name: value for name, value in flags.items() if value is not None}
-    given = {key.replace("-", "_"): value for key, value in table.items()} | typed
-    without = idle({**defaults, **given})
-    kept = {name: value for name, value in defaults.items() if name not in given and name not in without}
-    if kept.get("warmup_steps", 0) > given.get("max_steps", math.inf):
-        del kept["warmup_steps"]
-    return {**kept, **typed}

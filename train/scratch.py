@@ -23,7 +23,7 @@ from train import memory
 from train.bases import open_base
 from train.dataset import CODE, read_manifest
 from train.running import HERE, RunSettings
-from train.settings import ScratchSettings
+from train.scratch_settings import ScratchSettings
 
 RECIPE = 2
 NAME = "scratch"

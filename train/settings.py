@@ -1,4 +1,4 @@
-"""Settings of training: `TrainSettings` for fine-tuning any base, `ScratchSettings` for the base grown on the spot."""
+"""The settings of a training, which refuse what contradicts itself whatever the base is."""
 
 from __future__ import annotations
 
@@ -141,10 +141,14 @@ class TrainSettings:
     """Decides the order of files, the cuts, dropout and the adapter's first weights."""
 
     def __post_init__(self) -> None:
+        self._check_values()
+        self._check_effects()
+        self._check_contradictions()
+
+    def _check_values(self) -> None:
         at_least("--sequence-length", self.sequence_length, 64)
-        for name in ("max_steps", "batch_size", "gradient_accumulation", "evaluate_every", "evaluate_sequences"):
-            at_least(flag(name), getattr(self, name), 1)
-        for name in ("patience", "save_every", "lora_rank", "lora_alpha"):
+        counts = ("max_steps", "batch_size", "gradient_accumulation", "lora_rank", "lora_alpha")
+        for name in (*counts, "evaluate_every", "evaluate_sequences", "patience", "save_every"):
             at_least(flag(name), getattr(self, name), 1)
         for name in ("warmup_steps", "repository_context"):
             at_least(flag(name), getattr(self, name), 0)
@@ -160,13 +164,28 @@ class TrainSettings:
             check(flag(name), getattr(self, name), getattr(self, name) > 0, "a number above 0")
         rate = self.learning_rate
         check("--learning-rate", rate, rate is None or rate > 0, "a number above 0")
-        self._check_effects()
+
+    def _check_effects(self) -> None:
+        for name, beside in effects.idle(vars(self)).items():
+            if self.asks_for(name):
+                raise SettingsError(f"{flag(name)} has no effect with {beside}", "Leave one of them out.")
+
+    def _check_contradictions(self) -> None:
+        if self.asks_for("warmup_steps"):
+            check_warmup(self.warmup_steps, self.max_steps)
         if self.add_fim_tokens and not (self.fim_rate > 0 and 0 < self.spm_rate < 1):
             raise SettingsError(
                 "--add-fim-tokens needs samples of both orders to learn its tokens from",
                 "Use a --fim-rate above 0 and a --spm-rate between 0 and 1.",
             )
-        self._check_adapter()
+        if self.init == "pissa" and self.method == "qlora":
+            raise SettingsError(
+                "--init pissa takes a part out of the base, which --method qlora holds in 4 bits", "Use --method lora."
+            )
+        if self.init == "pissa" and self.dora:
+            raise SettingsError(
+                "--init pissa with --dora cannot be written as an adapter of the base", "Use one of the two."
+            )
 
     def asks_for(self, name: str) -> bool:
         """Whether the setting called `name` is another than its default, so that somebody chose it."""
@@ -176,23 +195,6 @@ class TrainSettings:
         """These settings for another method, without what would do nothing there."""
         names = {*(effects.ADAPTERS if method == "full" else ()), *(("init",) if method == "qlora" else ())}
         return replace(self, method=method, **{name: _DEFAULTS[name] for name in names})
-
-    def _check_effects(self) -> None:
-        for name, beside in effects.idle(vars(self)).items():
-            if self.asks_for(name):
-                raise SettingsError(f"{flag(name)} has no effect with {beside}", "Leave one of them out.")
-        if self.asks_for("warmup_steps"):
-            check_warmup(self.warmup_steps, self.max_steps)
-
-    def _check_adapter(self) -> None:
-        if self.init == "pissa" and self.method == "qlora":
-            raise SettingsError(
-                "--init pissa takes a part out of the base, which --method qlora holds in 4 bits", "Use --method lora."
-            )
-        if self.init == "pissa" and self.dora:
-            raise SettingsError(
-                "--init pissa with --dora cannot be written as an adapter of the base", "Use one of the two."
-            )
 
     @property
     def adapts(self) -> bool:
@@ -206,84 +208,3 @@ class TrainSettings:
 
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainSettings)}
-
-
-@dataclass(frozen=True)
-class ScratchSettings:
-    """A GPTBigCode model small enough to grow on two processor cores in a few minutes."""
-
-    vocabulary: int = 4096
-    """Entries of the tokenizer that is trained on the dataset."""
-
-    hidden_size: int = 256
-    """Width of the model, a multiple of 64."""
-
-    layers: int = 4
-    """Transformer blocks."""
-
-    context_size: int = 512
-    """Positions that the model has, and tokens in a training sequence, so that every position is learnt."""
-
-    max_steps: int = 400
-    """Optimizer steps."""
-
-    batch_size: int = 4
-    """Sequences in one optimizer step."""
-
-    learning_rate: float = 2e-3
-    """The highest learning rate; a cosine takes it down to zero."""
-
-    warmup_steps: int = 20
-    """Steps over which the learning rate rises from zero."""
-
-    evaluate_every: int = 100
-    """Steps between evaluations on held-out files."""
-
-    evaluate_sequences: int = 24
-    """Held-out sequences in an evaluation."""
-
-    seed: int = 0
-    """Decides the first weights, the order of files and the cuts."""
-
-    def __post_init__(self) -> None:
-        at_least("--vocabulary", self.vocabulary, 512)
-        at_least("--context-size", self.context_size, 64)
-        for name in ("layers", "max_steps", "batch_size", "evaluate_every", "evaluate_sequences"):
-            at_least(flag(name), getattr(self, name), 1)
-        at_least("--warmup-steps", self.warmup_steps, 0)
-        if self.warmup_steps != type(self).warmup_steps:
-            check_warmup(self.warmup_steps, self.max_steps)
-        check_seed(self.seed)
-        size, rate = self.hidden_size, self.learning_rate
-        check("--hidden-size", size, size >= 64 and size % 64 == 0, "a multiple of 64, the width of a head")
-        check("--learning-rate", rate, rate > 0, "a number above 0")
-
-    def training(self) -> TrainSettings:
-        """How the model is trained: every weight, from random ones, in the plain float32 of a processor."""
-        return TrainSettings(
-            method="full",
-            sequence_length=self.context_size,
-            max_steps=self.max_steps,
-            max_epochs=100.0,
-            batch_size=self.batch_size,
-            gradient_accumulation=1,
-            learning_rate=self.learning_rate,
-            warmup_steps=min(self.warmup_steps, self.max_steps),
-            evaluate_every=self.evaluate_every,
-            evaluate_sequences=self.evaluate_sequences,
-            seed=self.seed,
-        )
-
-
-FOR_SCRATCH: dict[str, Any] = {
-    "sequence_length": 512,
-    "max_steps": 80,
-    "batch_size": 4,
-    "gradient_accumulation": 1,
-    "learning_rate": 1e-3,
-    "warmup_steps": 10,
-    "lora_rank": 16,
-    "evaluate_every": 20,
-    "evaluate_sequences": 24,
-}
-"""Defaults of `TrainSettings` that change when the base is `scratch`: sized for that model and two cores."""

@@ -13,7 +13,8 @@ from serve.postprocessing import rules
 from serve.settings import ServeSettings
 from toolchain.contracts import settings
 from toolchain.pipeline import UpSettings
-from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
+from train.scratch_settings import FOR_SCRATCH, ScratchSettings
+from train.settings import TrainSettings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -14,7 +14,8 @@ from tests.toolchain.conftest import Fimble
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose, suggest
 from train.data.settings import CollectSettings, DialogueSettings
-from train.settings import ScratchSettings, TrainSettings
+from train.scratch_settings import ScratchSettings
+from train.settings import TrainSettings
 
 KINDS: dict[str, type] = {
     "collect": CollectSettings,
@@ -92,7 +93,7 @@ FILES = [
     ),
     (
         '[train]\nmethod = "full"\ndora = true',
-        "dora in [train] of {file} has no effect with method full. Leave it out",
+        "dora in [train] of {file} has no effect with method full. Leave one of them out",
     ),
     ("[scratch]\nlayers = 0", "layers in [scratch] of {file} cannot be 0. Use a whole number of 1 or more."),
     ("[collect]\nmax_file_bytes = 1.5", "max_file_bytes in [collect] of {file} cannot be 1.5. Use a whole number."),

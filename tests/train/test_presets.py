@@ -10,9 +10,10 @@ import pytest
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
 from train import presets
-from train.effects import beneath
+from train.defaults import beneath
 from train.launch.settings import LaunchSettings, refuse_alone
-from train.settings import FOR_SCRATCH, TrainSettings
+from train.scratch_settings import FOR_SCRATCH
+from train.settings import TrainSettings
 
 COMMON: dict[str, Any] = {
     "sequence_length": 2048,

@@ -8,7 +8,8 @@ import pytest
 
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
-from train.settings import FOR_SCRATCH, ScratchSettings, TrainSettings
+from train.scratch_settings import FOR_SCRATCH, ScratchSettings
+from train.settings import TrainSettings
 
 pytestmark = pytest.mark.train
 

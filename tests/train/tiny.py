@@ -26,7 +26,8 @@ from train.distributed import World
 from train.fim import Sampler
 from train.loss import Losses, score
 from train.scratch import make_model, train_tokenizer
-from train.settings import ScratchSettings, TrainSettings
+from train.scratch_settings import ScratchSettings
+from train.settings import TrainSettings
 from train.stream import held_out_batches
 from train.tokenization import open_text_tokenizer
 

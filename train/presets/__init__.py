@@ -10,7 +10,7 @@ from typing import Any
 
 from toolchain.contracts import settings
 from toolchain.contracts.errors import SettingsError
-from train import effects
+from train import defaults
 
 SUFFIX = ".toml"
 
@@ -56,7 +56,7 @@ def beneath(preset: Preset, tables: Mapping[str, Mapping[str, Any]], flags: Mapp
     own = dict(preset.train)
     if (method == "full") != (own.get("method") == "full"):
         own.pop("learning_rate", None)
-    return effects.beneath(own, table, flags)
+    return defaults.beneath(own, table, flags)
 
 
 def lines() -> list[str]:

@@ -206,7 +206,7 @@ def test_secrets_are_replaced_and_broken_characters_too(tmp_path: Path) -> None:
 
 def test_code_is_not_learnt_from_dialogues(tmp_path: Path) -> None:
     from train.scratch import plan_scratch
-    from train.settings import ScratchSettings
+    from train.scratch_settings import ScratchSettings
 
     make(tmp_path / "out", write_lines(tmp_path / "d.jsonl", *many(3)))
     with pytest.raises(SettingsError, match="out holds dialogues, and this training needs code"):
