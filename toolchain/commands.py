@@ -131,8 +131,9 @@ def train_command(
 ) -> None:
     """A dataset and a base to an adapter, or with --method full to a checkpoint."""
     from train.bases import open_base
-    from train.fine_tune import check_processes, plan_train
+    from train.fine_tune import plan_train
     from train.launch.worker import follow, follows
+    from train.requirements import check_processes
     from train.scratch import plan_scratch
 
     tables: Mapping[str, Mapping[str, Any]] = read_tables()

@@ -110,7 +110,7 @@ def _existing_base(
     from compile.bundle import check_compile
     from train import added_tokens
     from train.bases import open_base
-    from train.fine_tune import check_base
+    from train.requirements import check_base
     from train.scratch import NAME, shape
     from train.shape import check_shape
 

@@ -21,7 +21,7 @@ from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
 from train import memory
 from train.bases import open_base
-from train.dataset import CODE, read_manifest
+from train.dataset import CODE, open_texts, read_manifest
 from train.running import HERE, RunSettings
 from train.scratch_settings import ScratchSettings
 
@@ -39,8 +39,8 @@ def plan_scratch(dataset: Path, settings: ScratchSettings, running: RunSettings 
     running.check()
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from train.dataset import open_texts
-        from train.fine_tune import begin, train_fully
+        from train.fine_tune import train_fully
+        from train.job import begin
         from train.run_state import kept_for_resuming
 
         with memory.room_for("this training", memory.FREE_SOME), kept_for_resuming(work):

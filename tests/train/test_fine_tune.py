@@ -24,7 +24,8 @@ from toolchain.contracts.errors import ArtifactError, SettingsError, StageError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 from train import loop, loss
-from train.fine_tune import plan_train, steps_for
+from train.fine_tune import plan_train
+from train.learning import steps_for
 from train.settings import TrainSettings
 
 pytestmark = pytest.mark.train
