@@ -43,7 +43,7 @@ def main() -> None:
         streams.do_without_missing()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if worker.is_launched():
-            worker.end_with_launcher()
+            worker.begin()
         failure = _run()
     except KeyboardInterrupt:
         failure = Interrupted()

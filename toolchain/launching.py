@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.command_line import execute_plan, show
 from train.launch import skypilot, slurm, torchrun
 from train.launch.settings import LaunchSettings, without_launching
+from train.launch.submission import remark
 
 if TYPE_CHECKING:
     from toolchain.contracts.stage import Plan
@@ -67,4 +68,4 @@ def _show_processes(settings: LaunchSettings, arguments: list[str], out: Path, a
     words = torchrun.command(arguments)
     several = "one process" if settings.count == 1 else f"{settings.count} processes"
     facts: dict[str, Any] = {"command": words, "file": None, "text": "", "processes": settings.count}
-    show(as_json, facts, [f"# {out}, by {several} on this machine", shlex.join(words)])
+    show(as_json, facts, [remark(f"{out}, by {several} on this machine"), shlex.join(words)])

@@ -65,7 +65,9 @@ def push(folder: Path, repository: str, public: bool, message: str, progress: Pr
         raise StageError(f"this cannot be published: {str(error).splitlines()[0]}") from None
     except Exception as error:  # which HTTP library it uses, and so what that raises, differs by release
         told = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise StageError(f"the hub cannot be reached ({told})", "Run the command again later.") from None
+        raise StageError(
+            f"the hub cannot be reached ({told})", "Check the network and HF_ENDPOINT, and run the command again."
+        ) from None
     progress.finish()
     return str(url)
 
@@ -136,4 +138,4 @@ def _table(values: dict[str, Any]) -> str:
 
 def _cell(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return re.sub(r"[`|\s]+", " ", text)
+    return re.sub(r"[`\s]+", " ", text).replace("|", r"\|")

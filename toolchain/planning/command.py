@@ -14,6 +14,7 @@ from toolchain.planning.plan import Machine
 from toolchain.planning.settings import MachineSettings
 from train import presets
 from train.presets import Preset
+from train.requirements import check_device, check_processes
 from train.settings import TrainSettings
 from train.shape import check_shape
 
@@ -30,6 +31,9 @@ def run(
     if wanted.gpu is None and wanted.count > 1:
         raise SettingsError("--count needs a GPU to count", f"Name one with --gpu: {', '.join(gpus.names())}.")
     where = _planned(wanted, settings) if wanted.gpu else machine.this_machine(settings.dtype)
+    check_processes(settings, wanted.count)
+    if wanted.gpu and wanted.gpu.startswith("apple"):
+        check_device(settings, "mps")
     base = base or (preset.base if preset else None)
     if base is None:
         if wanted.gpu:

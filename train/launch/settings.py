@@ -62,7 +62,8 @@ class LaunchSettings:
             )
         if self.rendezvous is not None and not meets:
             raise SettingsError("--rendezvous is for --launcher torchrun with --nodes above 1", "Leave it out.")
-        if self.rendezvous is not None and not ADDRESS.fullmatch(self.rendezvous):
+        found = ADDRESS.fullmatch(self.rendezvous) if self.rendezvous is not None else None
+        if self.rendezvous is not None and not (found and 0 < int(found[2]) < 1 << 16):
             raise SettingsError(f"--rendezvous {self.rendezvous} is not HOST:PORT", "Write it like node1:29500.")
 
     @property

@@ -19,7 +19,7 @@ class Submission:
 
     def lines(self) -> list[str]:
         """What `--dry-run` prints."""
-        return [f"# {self.file}", self.text.rstrip(), "", shlex.join(self.command)]
+        return [remark(str(self.file)), self.text.rstrip(), "", shlex.join(self.command)]
 
     def run(self) -> None:
         """Write the file and run the command. Raises StageError when it fails."""
@@ -32,3 +32,8 @@ class Submission:
         code = subprocess.run(self.command, check=False).returncode
         if code:
             raise StageError(f"{self.command[0]} ended with {code}", "What went wrong is told above.")
+
+
+def remark(text: str) -> str:
+    """A shell's comment, which stays on its line whatever names are in it."""
+    return "# " + " ".join(text.splitlines())

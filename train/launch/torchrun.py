@@ -56,13 +56,23 @@ def start(settings: LaunchSettings, arguments: Sequence[str], meeting: str) -> N
     Processes on other machines that start the same `meeting` belong to them. Raises KeyboardInterrupt when they were
     stopped, and else the error of the process that failed first, with its exit code.
     """
+    from torch.distributed.elastic.rendezvous import RendezvousError
+
     with tempfile.TemporaryDirectory(prefix="fimble-") as folder:
         reports = Path(folder) / "reports"
         reports.mkdir()
         given = {LAUNCHER: str(os.getpid()), REPORTS: str(reports)}
         usual = {"OMP_NUM_THREADS": str(max(1, _cores() // settings.count)), "TORCH_CPP_LOG_LEVEL": "ERROR"}
-        with _environment(usual | os.environ | given), _quiet():
-            failed = _run(settings, command(arguments), meeting, folder)
+        try:
+            with _environment(usual | os.environ | given), _quiet():
+                failed = _run(settings, command(arguments), meeting, folder)
+        except RendezvousError as error:
+            if not worker.has_begun(reports):
+                raise StageError(
+                    f"the machines did not meet at {settings.rendezvous} ({error})",
+                    f"Start the same command on all {settings.nodes}; they have to reach that port.",
+                ) from None
+            raise _lost("this machine") from None
         told = worker.reports(reports)
     if failed:
         raise _cause(failed, told, settings.processes)
@@ -72,7 +82,6 @@ def _run(settings: LaunchSettings, words: Sequence[str], meeting: str, logs: str
     """When processes failed, by rank: the time in seconds, and the exit code or the negative signal."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     endpoint = settings.rendezvous or "localhost:0"
@@ -93,11 +102,6 @@ def _run(settings: LaunchSettings, words: Sequence[str], meeting: str, logs: str
         raise KeyboardInterrupt from None
     except ChildFailedError as error:
         return {rank: (int(failure.timestamp), failure.exitcode) for rank, failure in error.failures.items()}
-    except RendezvousError as error:
-        raise StageError(
-            f"the machines did not meet at {endpoint} ({error})",
-            f"Start the same command on all {settings.nodes}; they have to reach that port.",
-        ) from None
     return {}
 
 
@@ -114,15 +118,19 @@ def _cause(failed: Mapping[int, tuple[int, int]], told: Mapping[int, Report], pr
         return KeyboardInterrupt() if interrupted else StageError(f"process {rank} of {processes} ended with {code}")
     rank, report = min(ours.items(), key=lambda item: (item[1].lost, bool(item[1].traceback), item[0]))
     if report.lost:
-        return StageError(
-            f"process {rank} of {processes} lost the connection to another one",
-            "What ended that one is told where it ran; run again to go on from the last saved state.",
-        )
+        return _lost(f"process {rank} of {processes}")
     if report.traceback:
         print(report.traceback, file=sys.stderr)
     error = FimbleError(f"process {rank}: {report.message}" if rank else report.message, report.next_step)
     error.exit_code = report.exit_code
     return error
+
+
+def _lost(who: str) -> StageError:
+    return StageError(
+        f"{who} lost the connection to another one",
+        "What ended that one is told where it ran; run again to go on from the last saved state.",
+    )
 
 
 def _killed(rank: int, number: int, processes: int) -> StageError:

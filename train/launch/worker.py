@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from toolchain.contracts.stage import Plan
 
 LAUNCHER, REPORTS = "FIMBLE_LAUNCHER", "FIMBLE_REPORTS"
+BEGUN = "begun"
 LOST = (
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),
     *("remote process exited", "communicator was aborted"),
@@ -61,14 +62,18 @@ def follow(plan: Plan, out: Path) -> None:
         plan.write(Draft(out), work_folder(out.resolve()), Silent())
 
 
-def end_with_launcher() -> None:
-    """End this process, whatever it is doing, once its launcher is gone: nobody could stop it then."""
+def begin() -> None:
+    """Leave word that this process runs, and end it, whatever it is doing, once its launcher is gone.
+
+    Nobody could stop it then.
+    """
 
     def watch() -> None:
         while os.getppid() == launcher:
             time.sleep(1)
         os._exit(1)
 
+    (Path(os.environ[REPORTS]) / BEGUN).touch()
     launcher = int(os.environ[LAUNCHER])
     threading.Thread(target=watch, daemon=True).start()
 
@@ -85,6 +90,11 @@ def tell(error: BaseException, traceback: str = "") -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(report)), encoding="utf-8")
     partial.rename(path)
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a process that reports to this folder has run."""
+    return (folder / BEGUN).exists()
 
 
 def reports(folder: Path) -> Mapping[int, Report]:

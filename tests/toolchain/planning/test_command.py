@@ -151,4 +151,7 @@ def test_what_cannot_be_planned_is_refused(fimble: Fimble) -> None:
     fimble(*ONE, "--lora-target", "q_proj").refused("no layer of bigcode/starcoderbase-1b is called q_proj")
     fimble(*ONE, "--method", "by-magic").refused("--method cannot be 'by-magic'")
     fimble(*ONE, "--count", 0).refused("--count cannot be 0")
+    fimble(*ONE, "--count", 2, "--optimizer", "adamw_8bit").refused("--optimizer adamw_8bit works on whole weights")
+    mac = ("plan", "--base", "bigcode/starcoderbase-1b", "--gpu", "apple-16gb")
+    fimble(*mac, "--optimizer", "adamw_8bit").refused("--optimizer adamw_8bit does not run on Apple's GPUs")
     fimble(*ONE, "--price", -1).refused("--price cannot be -1.0")

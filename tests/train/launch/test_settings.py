@@ -9,6 +9,7 @@ import pytest
 from tests.toolchain.conftest import Fimble
 from toolchain.contracts.errors import SettingsError
 from train.launch.settings import LaunchSettings, without_launching
+from train.launch.submission import remark
 
 
 def test_flags_of_launching_are_taken_out_and_no_others() -> None:
@@ -24,6 +25,7 @@ def test_flags_of_launching_are_taken_out_and_no_others() -> None:
         ({"count": 2}, "this process alone"),
         ({"launcher": "torchrun", "nodes": 2}, "needs --rendezvous"),
         ({"launcher": "torchrun", "nodes": 2, "rendezvous": "here"}, "is not HOST:PORT"),
+        ({"launcher": "torchrun", "nodes": 2, "rendezvous": "here:99999"}, "is not HOST:PORT"),
         ({"launcher": "torchrun", "rendezvous": "here:29500"}, "with --nodes above 1"),
         ({"launcher": "slurm", "nodes": 2, "rendezvous": "here:29500"}, "is for --launcher torchrun"),
         ({"launcher": "slurm", "gpu": "A100"}, "--gpu names what"),
@@ -35,6 +37,10 @@ def test_flags_of_launching_are_taken_out_and_no_others() -> None:
 def test_contradictions_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         LaunchSettings(**values)
+
+
+def test_a_remark_stays_on_its_line() -> None:
+    assert remark("a\n$(touch b)\r\nc") == "# a $(touch b) c"
 
 
 def test_machines_meet_at_a_host_or_an_address() -> None:
