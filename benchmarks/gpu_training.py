@@ -38,13 +38,13 @@ from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 from toolchain.planning import memory, models, plan, published
 from train import presets
-from train.bases import TOKENIZER_FILES, open_base
+from train.bases import copy_tokenizer, open_base
 from train.data.collect import plan as plan_collect
 from train.data.settings import CollectSettings
 from train.dataset import open_texts
+from train.devices import arithmetic
 from train.fine_tune import plan_train
 from train.memory import peak_memory
-from train.models import arithmetic
 from train.running import RunSettings
 from train.scratch import train_tokenizer
 from train.scratch_settings import ScratchSettings
@@ -189,9 +189,7 @@ def check(case: Case, work: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=work) as name:
         folder = Path(name)
         write_checkpoint(folder / "base", case.model, "initial")
-        for file in TOKENIZER_FILES:
-            if (tokenizer / file).is_file():
-                shutil.copyfile(tokenizer / file, folder / "base" / file)
+        copy_tokenizer(tokenizer, folder / "base")
         base = open_base(str(folder / "base"), folder / "cache")
         facts = execute(plan_train(dataset, base, case.settings, running), folder / "out", watch).facts
     seconds = statistics.median(later - earlier for earlier, later in pairwise(watch.times[WARM_UP - 1 :]))

@@ -135,7 +135,7 @@ def prepare(work: Path, chosen: argparse.Namespace) -> None:
 
 def turn(side: str, work: Path, settings: TrainSettings) -> dict[str, float]:
     """Train, and tell the medians of the steps' seconds, tokens a step, and the process's peak memory."""
-    from train import models
+    from train import devices
     from train.memory import peak_memory
 
     base = open_base(str(work / "base"), work / "cache")
@@ -144,7 +144,7 @@ def turn(side: str, work: Path, settings: TrainSettings) -> dict[str, float]:
         statistics.median(later[kind] - earlier[kind] for earlier, later in pairwise(times[WARM_UP - 1 :]))
         for kind in (0, 1)
     )
-    peak = peak_memory(models.best_device()) or 0
+    peak = peak_memory(devices.find("auto")) or 0
     return {
         "seconds_per_step": wall,
         "processor_seconds_per_step": processor,
@@ -180,7 +180,7 @@ def trainer(work: Path, base: Base, settings: TrainSettings) -> tuple[list[Momen
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
-    from train import models
+    from train import devices, models
     from train.dataset import open_texts
     from train.tokenization import open_text_tokenizer
 
@@ -190,8 +190,8 @@ def trainer(work: Path, base: Base, settings: TrainSettings) -> tuple[list[Momen
         ids += [*tokenizer.encode(text), 0]
     rows = [ids[begin : begin + length] for begin in range(0, len(ids) - length + 1, length)]
     data = [{"input_ids": row, "labels": row} for row in rows]
-    device = models.best_device()
-    dtype = models.arithmetic(settings.dtype, device)
+    device = devices.find("auto")
+    dtype = devices.arithmetic(settings.dtype, device)
     if settings.adapts:
         model = models.open_model(base.folder, dtype, device)
         model = models.with_adapter(model, settings, base.facts.lora_targets, base.name)
@@ -264,9 +264,9 @@ def data_costs(work: Path, settings: TrainSettings, step: float, batches: int = 
 
 
 def arithmetic_name() -> str:
-    from train import models
+    from train import devices
 
-    return str(models.arithmetic("auto", models.best_device())).removeprefix("torch.")
+    return str(devices.arithmetic("auto", devices.find("auto"))).removeprefix("torch.")
 
 
 if __name__ == "__main__":

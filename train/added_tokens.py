@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from toolchain.contracts import architectures
 from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import ArtifactError, SettingsError
 from toolchain.contracts.tokenizer import FILE, open_tokenizer
-from train.bases import TOKENIZER_FILES, Base, fim_tokens
+from train.bases import Base, copy_tokenizer, fim_tokens
 
 SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 """As the tokenizers library writes a control token."""
@@ -68,9 +67,7 @@ def write_tokenizer(source: Path, ids: dict[str, int], out: Path) -> None:
     Raises ArtifactError for a tokenizer that does not give them these ids.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
+    copy_tokenizer(source, out)
     entries = {number: {"content": name, **SPECIAL} for name, number in ids.items()}
 
     tokenizer = _read(out / FILE)

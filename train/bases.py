@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolchain.contracts import architectures, fim, manifest, weight_files
 from toolchain.contracts.architectures.facts import Architecture
-from toolchain.contracts.errors import ArtifactError, FimTokenError, UnsupportedArchitecture, UserError
+from toolchain.contracts.errors import ArtifactError, FimTokenError, UnsupportedArchitecture, UserError, reason
 from toolchain.contracts.fim import FimSpec
 from toolchain.contracts.manifest import Parent, sha256_of
 from train.remembered import RememberedHashes
@@ -143,6 +144,13 @@ def fim_tokens(folder: Path, facts: Architecture) -> tuple[FimSpec, tuple[str, .
         return spec, fim.lacking(spec, tokenizer.token_to_id)
 
 
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Copy what there is of a tokenizer's files from one folder to another."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+
+
 def _fetch(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -160,9 +168,8 @@ def _fetch(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # OSError: offline and not in the hub's cache
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"the base {name} cannot be fetched from the model hub ({reason})",
+            f"the base {name} cannot be fetched from the model hub ({reason(error)})",
             "Check its name and the network, or name a folder that holds the checkpoint.",
         ) from None
 

@@ -11,7 +11,7 @@ from toolchain.contracts.manifest import Draft, Kind, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
 from train import memory, requirements
-from train.bases import Base
+from train.bases import Base, copy_tokenizer
 from train.dataset import CODE, DIALOGUES, read_manifest
 from train.job import Job, begin
 from train.running import HERE, RunSettings
@@ -62,15 +62,15 @@ def train_fully(job: Job) -> None:
     """Train every weight of the base, kept in float32 meanwhile, and write them in their own dtype."""
     import torch
 
-    from train import models, token_rows
+    from train import devices, models, token_rows, writing
     from train.learning import learn
 
     facts, folder, world = job.facts, job.base.folder, job.world
     stored = models.stored_dtype(folder)
     # Where there are others to share the float32 with, it is made of each one's share.
     opened = torch.float32 if world.size == 1 else stored
-    dtype = models.arithmetic(job.settings.dtype, world.device)
-    attention = models.attention_for(world.device, dtype, job.progress)
+    dtype = devices.arithmetic(job.settings.dtype, world.device)
+    attention = devices.attention_for(world.device, dtype, job.progress)
     with job.room_for_the_base():
         model = models.open_model(folder, opened, world.device, attention)
         if job.added:
@@ -78,39 +78,39 @@ def train_fully(job: Job) -> None:
     material = learn(job, model)
     job.draft.facts |= {"family": facts.family, "parameters": facts.parameters, "context_size": facts.context_size}
     with memory.room_for("the trained weights as a whole", memory.FREE_SOME):
-        weights = models.whole_weights(model.to(stored), world)
+        weights = writing.whole_weights(model.to(stored), world)
         if world.leads:
-            models.write_checkpoint(model, weights, job.tokenizer, job.draft.path)
+            writing.write_checkpoint(model, weights, job.tokenizer, job.draft.path)
             _write_template(material, job.draft.path)
 
 
 def _fine_tune_adapter(job: Job) -> None:
     """Train an adapter over a base whose own weights stay as they are, and write it."""
-    from train import models
+    from train import writing
     from train.learning import learn
 
     with job.room_for_the_base():
         model = _with_adapter(job)
-        start = models.adapter_weights(model, job.world) if job.settings.init == "pissa" else None
+        start = writing.adapter_weights(model, job.world) if job.settings.init == "pissa" else None
         first = {name: weight.clone() for name, weight in start.items()} if start else None
     material = learn(job, model)
     with memory.room_for("the adapter's weights", memory.FREE_SOME):
-        weights = models.adapter_weights(model, job.world)
+        weights = writing.adapter_weights(model, job.world)
         if job.world.leads:
-            models.write_adapter(model, weights, first, job.draft.path)
+            writing.write_adapter(model, weights, first, job.draft.path)
             if job.added:
-                models.copy_tokenizer(job.tokenizer, job.draft.path)
+                copy_tokenizer(job.tokenizer, job.draft.path)
             _write_template(material, job.draft.path)
 
 
 def _with_adapter(job: Job) -> Any:
     """The base with a fresh adapter, and in the draft's facts which layers it adapts."""
-    from train import models, quantization, token_rows
+    from train import devices, models, quantization, token_rows
 
     base, settings, device = job.base, job.settings, job.world.device
-    dtype = models.arithmetic(settings.dtype, device)
+    dtype = devices.arithmetic(settings.dtype, device)
     quantized = quantization.nf4(dtype) if settings.method == "qlora" else None
-    attention = models.attention_for(device, dtype, job.progress)
+    attention = devices.attention_for(device, dtype, job.progress)
     model = models.open_model(base.folder, dtype, device, attention, quantized)
     tokens = list(job.added.values())
     if tokens:

@@ -61,11 +61,11 @@ def begin(
 
     Raises SettingsError for a device that is not there, and when a run of something else was interrupted in `work`.
     """
-    from train import distributed, models
+    from train import devices, distributed
     from train.run_state import Identity, RunStates
     from train.tracking import EventFiles, Nowhere
 
-    world = distributed.join(models.device(running.device))
+    world = distributed.join(devices.find(running.device))
     requirements.check_processes(settings, world.size)
     requirements.check_device(settings, world.device.type)
     parents = {parent.role: parent.digest for parent in plan.parents}

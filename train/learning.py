@@ -8,8 +8,9 @@ from typing import Any
 
 from train import loop, material, models, stream, training_curve
 from train.job import Job
-from train.loop import Record
 from train.material import Material
+from train.record import Record
+from train.schedule import learning_rate
 from train.settings import TrainSettings
 
 
@@ -42,7 +43,7 @@ def learn(job: Job, model: Any) -> Material:
         tracker=job.tracker,
     )
     record = run.train()
-    curve = training_curve.points(record.losses, lambda step: loop.learning_rate(step, steps, settings))
+    curve = training_curve.points(record.losses, lambda step: learning_rate(step, steps, settings))
     job.draft.facts |= found.facts | _facts(record, job, model) | {"training_curve": curve}
     return found
 

@@ -1,9 +1,8 @@
 """The training loop, the same for LoRA and for every weight: whatever requires a gradient is trained.
 
-AdamW, linear warm-up, then a cosine to zero or a constant rate. The weights that are kept are those of the best
-held-out loss. Nothing random is carried from step to step: batches come
-from a stream whose place is saved, and dropout draws from the seed and the step's number; so a run that was killed
-and resumed ends with the very weights of an undisturbed one.
+The weights that are kept are those of the best held-out loss. Nothing random is carried from step to step: batches come
+from a stream whose place is saved, and dropout draws from the seed and the step's number; so a run that was killed and
+resumed ends with the very weights of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +23,9 @@ from train.distributed import World
 from train.loss import Losses, Score, score
 from train.memory import fits_a_step, fits_the_base, lacking, peak_memory, too_little
 from train.packing import Batch
+from train.record import Point, Record
 from train.run_state import RunStates
+from train.schedule import learning_rate
 from train.settings import TrainSettings
 from train.stopping import Wish, noted
 from train.stream import BatchStream, Place
@@ -37,48 +38,6 @@ class HeldOut:
 
     batches: Sequence[Batch]
     control: frozenset[int]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One evaluation. `train_loss` is the mean since the one before, `learning_rate` that of the step itself."""
-
-    step: int
-    train_loss: float | None
-    loss: float
-    bits_per_byte: float
-    learning_rate: float | None = None
-
-
-@dataclass
-class Record:
-    """What a run knows of itself, and what its artifact will say of it: no times, so that it can be repeated."""
-
-    step: int = 0
-    tokens: int = 0
-    curve: list[Point] = field(default_factory=list)
-    best: Point | None = None
-    losses: list[float] = field(default_factory=list)
-    """The training loss of every step."""
-    threads: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Record:
-        points = {"curve": [Point(**point) for point in content["curve"]]}
-        return cls(**content | points | {"best": Point(**content["best"]) if content["best"] else None})
-
-
-def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
-    """The rate of step 1 to `steps`."""
-    peak, warmup = settings.peak_learning_rate, min(settings.warmup_steps, steps // 2)
-    if step <= warmup:
-        return peak * step / warmup
-    if settings.schedule == "constant":
-        return peak
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - 1 - warmup) / max(1, steps - warmup)))
 
 
 @dataclass

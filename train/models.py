@@ -1,60 +1,27 @@
-"""Opening a base's model for training, giving it an adapter, and writing what was trained in the usual layouts."""
+"""The model of a base, opened and made ready to be trained."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import math
-import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from toolchain.contracts import weight_files
-from toolchain.contracts.errors import ArtifactError, SettingsError
-from toolchain.contracts.progress import Progress
+from toolchain.contracts.errors import ArtifactError, reason
 from train import distributed
-from train.adapters import peft_folder, pissa
-from train.bases import TOKENIZER_FILES
+from train.devices import FLASH, SDPA, arithmetic
 from train.distributed import World
 from train.loss import Losses
 from train.memory import lacking
-from train.running import Device
-from train.settings import Dtype, TrainSettings
+from train.settings import TrainSettings
 from train.token_rows import trained_alone
 
-SHARD_BYTES = 4 << 30
-SDPA, FLASH = "sdpa", "flash_attention_2"
 STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 AGAIN = "Fetch the checkpoint again, or remove it and make it again."
-
-
-def best_device() -> torch.device:
-    return device("auto")
-
-
-def device(wanted: Device) -> torch.device:
-    """The device to train on. Raises SettingsError for one that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    found = [name for name, is_there in there.items() if is_there]
-    if wanted != "auto" and wanted not in found:
-        raise SettingsError(f"--device {wanted}: PyTorch finds none here", f"It finds: {', '.join(found)}.")
-    return torch.device(found[0] if wanted == "auto" else wanted)
-
-
-def arithmetic(wanted: Dtype, device: torch.device) -> torch.dtype:
-    """The dtype to compute in. A processor without instructions for bfloat16 is many times slower with it."""
-    if wanted != "auto":
-        return torch.float32 if wanted == "float32" else torch.bfloat16
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "mps":
-        return torch.bfloat16 if torch.backends.mps.is_macos_or_newer(14, 0) else torch.float32
-    return torch.bfloat16 if _processor_has_bfloat16() else torch.float32
 
 
 def open_model(
@@ -83,29 +50,12 @@ def open_model(
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         if lacking(error):
             raise  # nothing is wrong with the checkpoint
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ArtifactError(f"{folder} cannot be loaded ({reason})", AGAIN) from None
+        raise ArtifactError(f"{folder} cannot be loaded ({reason(error)})", AGAIN) from None
     missing = sorted(report["missing_keys"])
     if missing:
         # Left alone, they would be filled with random numbers.
         raise ArtifactError(f"{folder} lacks the weight {missing[0]}", AGAIN)
     return model if quantization else model.to(device)
-
-
-def attention_for(device: torch.device, dtype: torch.dtype, progress: Progress) -> str:
-    """The attention to train with, which is told with its reason: flash attention 2 where it can be had, else SDPA."""
-    if device.type != "cuda":
-        chosen, why = SDPA, f"flash attention 2 needs a CUDA device, and this is {device.type}"
-    elif torch.cuda.get_device_capability(device) < (8, 0):
-        chosen, why = SDPA, f"flash attention 2 does not support {torch.cuda.get_device_name(device)}"
-    elif dtype not in (torch.float16, torch.bfloat16):
-        chosen, why = SDPA, "flash attention 2 computes in 16 bits only"
-    elif importlib.util.find_spec("flash_attn") is None:
-        chosen, why = SDPA, "flash attention 2 is not installed (the extra flash)"
-    else:
-        chosen, why = FLASH, "it is installed and the device supports it"
-    progress.say(f"attention: {chosen}, because {why}")
-    return chosen
 
 
 def losses_of(model: Any, settings: TrainSettings, window: int | None, world: World) -> Losses:
@@ -172,53 +122,3 @@ def recompute_activations(model: Any) -> None:
     """Gradient checkpointing, which transformers 5 renamed. The newer kind needs no gradient at the embeddings."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
-
-
-def adapter_weights(model: Any, world: World) -> dict[str, Tensor]:
-    """The adapter's weights in main memory, under the names that PEFT gives them in a file; see `whole_weights`."""
-    from peft import get_peft_model_state_dict
-
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    state = get_peft_model_state_dict(model, state_dict=trained, save_embedding_layers=False)
-    found = ((name, distributed.whole(weight, world)) for name, weight in state.items())
-    return {name: weight for name, weight in found if weight is not None}
-
-
-def whole_weights(model: Any, world: World) -> dict[str, Tensor]:
-    """All weights in main memory, a tied one once; only in the process that writes them, so once on a machine."""
-    found = ((name, distributed.whole(weight, world)) for name, weight in model.named_parameters())
-    return {name: weight for name, weight in found if weight is not None}
-
-
-def write_adapter(model: Any, weights: Mapping[str, Tensor], first: Mapping[str, Tensor] | None, out: Path) -> None:
-    """PEFT's own layout. Its lists are sets in memory, so they are sorted: the same training writes the same bytes.
-
-    `first` are the weights that the adapter began with, where it began with a part of the base (PiSSA).
-    """
-    from safetensors.torch import save_file
-
-    model.peft_config["default"].save_pretrained(out)
-    path = out / peft_folder.CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config |= {"target_modules": sorted(config["target_modules"]), "inference_mode": True}
-    if first is not None:
-        weights, config = pissa.relative_to_base(weights, first), pissa.config_for(config)
-    save_file(dict(weights), out / peft_folder.WEIGHTS, metadata={"format": "pt"})
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def write_checkpoint(model: Any, weights: Mapping[str, Tensor], tokenizer_folder: Path, out: Path) -> None:
-    """Hugging Face's own layout: weights, the model's configuration, and the tokenizer files of a folder."""
-    model.save_pretrained(out, state_dict=dict(weights), max_shard_size=SHARD_BYTES)
-    copy_tokenizer(tokenizer_folder, out)
-
-
-def copy_tokenizer(source: Path, out: Path) -> None:
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
-
-
-def _processor_has_bfloat16() -> bool:
-    capability = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capability.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

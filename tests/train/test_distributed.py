@@ -21,7 +21,7 @@ from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 from toolchain.planning import memory
-from train import models
+from train import devices
 from train.fine_tune import plan_train
 from train.settings import TrainSettings
 
@@ -126,7 +126,7 @@ def test_parameters_and_moments_are_sharded(together: Path, name: str) -> None:
 def test_a_process_holds_the_weights_that_a_plan_counts(base_folder: Path, together: Path, name: str) -> None:
     settings = TWO[name]
     wanted = TrainSettings(method=settings.method, lora_rank=settings.lora_rank)
-    number = models.arithmetic(settings.dtype, torch.device("cpu")).itemsize
+    number = devices.arithmetic(settings.dtype, torch.device("cpu")).itemsize
     parts = memory.terms(opened(base_folder).facts, wanted, 2, on_gpu=False, number=number)
     counted = sum(part.bytes for part in parts if part.name.startswith(("weights", "adapter")))
     assert told(together, name)["bytes"] == pytest.approx(counted, rel=1e-3)

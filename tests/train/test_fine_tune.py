@@ -26,6 +26,7 @@ from toolchain.contracts.stage import execute
 from train import loop, loss
 from train.fine_tune import plan_train
 from train.learning import steps_for
+from train.schedule import learning_rate
 from train.settings import TrainSettings
 
 pytestmark = pytest.mark.train
@@ -403,10 +404,10 @@ def test_passes_over_a_small_dataset_are_bounded() -> None:
 
 def test_the_learning_rate_rises_and_falls() -> None:
     settings = replace(LORA, learning_rate=1.0, warmup_steps=10)
-    rates = [loop.learning_rate(step, 100, settings) for step in range(1, 101)]
+    rates = [learning_rate(step, 100, settings) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
     assert rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.001
-    assert loop.learning_rate(55, 100, replace(settings, schedule="constant")) == 1.0
+    assert learning_rate(55, 100, replace(settings, schedule="constant")) == 1.0
     assert SHAPE.training().peak_learning_rate == SHAPE.learning_rate

@@ -17,7 +17,7 @@ from tests.train.tiny import opened
 from toolchain.contracts.errors import StageError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
-from train import memory, models
+from train import memory, models, writing
 from train.distributed import World
 from train.fine_tune import plan_train
 
@@ -36,7 +36,7 @@ THREAD = RuntimeError("can't start new thread")
         ("torch.optim.AdamW.step", CUDA, "the GPU's memory .* the optimizer knows of each weight", "--method lora"),
         ("train.loss.scaled_loss", MemoryError(), "main memory .* for 512 tokens in one", "--batch-size 2"),
         ("train.loss.scaled_loss", THREAD, "the system's limit on threads .* 512 tokens", "ulimit -u"),
-        ("train.models.whole_weights", PROCESSOR, "main memory .* the trained weights as a whole", "ulimit -v"),
+        ("train.writing.whole_weights", PROCESSOR, "main memory .* the trained weights as a whole", "ulimit -v"),
         ("datasets.load_dataset", MemoryError("malloc of size 64 failed"), "main memory", "ulimit -v"),
         ("datasets.load_dataset", OSError(12, "Cannot allocate memory"), "main memory", "ulimit -v"),
     ],
@@ -124,8 +124,8 @@ def test_errors_that_came_of_each_other_are_looked_at_once() -> None:
 def test_only_the_process_that_writes_puts_the_weights_together(base_folder: Path) -> None:
     device = torch.device("cpu")
     model = models.open_model(base_folder, torch.float32, device)
-    assert models.whole_weights(model, World(1, 2, device)) == {}
-    kept = models.whole_weights(model, World(0, 2, device))
+    assert writing.whole_weights(model, World(1, 2, device)) == {}
+    kept = writing.whole_weights(model, World(0, 2, device))
     assert kept.keys() == dict(model.named_parameters()).keys()
     # One process on a processor has them in main memory already, and needs no second copy.
     assert all(kept[name].data_ptr() == weight.data_ptr() for name, weight in model.named_parameters())

@@ -10,7 +10,7 @@ import torch
 from tests.compile.families import FAMILIES, VARIANTS, random_model
 from tests.train.test_packing import random_samples
 from toolchain.contracts.errors import SettingsError
-from train import models
+from train import devices
 from train.loss import Losses
 from train.packing import collate
 
@@ -24,7 +24,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
     try:
-        return models.device(request.param)
+        return devices.find(request.param)
     except SettingsError as error:
         pytest.skip(error.message)
 

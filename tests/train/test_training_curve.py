@@ -9,8 +9,8 @@ import pytest
 from tests.train.test_fine_tune import LORA
 from tests.train.tiny import failed_and_resumed, opened
 from toolchain.contracts import manifest
-from train import loop
 from train.fine_tune import plan_train
+from train.schedule import learning_rate
 from train.training_curve import MOST_POINTS, points
 
 pytestmark = pytest.mark.train
@@ -36,7 +36,7 @@ def test_a_run_that_failed_and_was_resumed_has_every_step(dataset: Path, base_fo
     curve = facts["training_curve"]
     assert [point["step"] for point in curve] == list(range(1, LORA.max_steps + 1))
     assert [point["learning_rate"] for point in curve] == [
-        loop.learning_rate(step, LORA.max_steps, LORA) for step in range(1, LORA.max_steps + 1)
+        learning_rate(step, LORA.max_steps, LORA) for step in range(1, LORA.max_steps + 1)
     ]
     for before, point in zip(facts["loss_curve"], facts["loss_curve"][1:], strict=False):
         part = [step["loss"] for step in curve if before["step"] < step["step"] <= point["step"]]

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from toolchain.contracts import fim
 from toolchain.contracts.manifest import writing
 from toolchain.contracts.stage import Plan, execute
-from train import models, quantization
+from train import devices, models, quantization
 from train.bases import Base, open_base
 from train.dataset import open_texts
 from train.distributed import World
@@ -122,7 +122,7 @@ def reopened(base: Base, folder: Path, settings: TrainSettings) -> Losses:
     from peft import PeftModel
 
     device = torch.device("cpu")
-    dtype = models.arithmetic(settings.dtype, device)
+    dtype = devices.arithmetic(settings.dtype, device)
     if not settings.adapts:
         return Losses(models.open_model(folder, torch.float32, device), dtype)
     quantized = quantization.nf4(dtype) if settings.method == "qlora" else None

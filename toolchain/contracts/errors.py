@@ -33,6 +33,11 @@ class FimbleError(Exception):
         super().__init__(f"{self.message}. {next_step}" if next_step else self.message)
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what an error from elsewhere says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class UserError(FimbleError):
     exit_code = 2
 

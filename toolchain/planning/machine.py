@@ -50,18 +50,15 @@ def this_machine(wanted: Dtype) -> Machine:
         return Machine("cpu", total, None, on_gpu=False, number=2 if wanted == "bfloat16" else 4)
     import torch
 
-    from train import models as training
+    from train import devices
 
-    device = training.best_device()
-    dtype = training.arithmetic(wanted, device)
+    device = devices.find("auto")
+    dtype = devices.arithmetic(wanted, device)
     flops = _measure(torch, device, dtype)
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         return Machine(found.name, float(found.total_memory), flops, number=dtype.itemsize)
-    name = device.type
-    if torch.backends.mps.is_available() and device.type != "mps":
-        name += " (there is an MPS device, which training does not use)"
-    return Machine(name, total, flops, on_gpu=device.type != "cpu", number=dtype.itemsize)
+    return Machine(device.type, total, flops, on_gpu=device.type != "cpu", number=dtype.itemsize)
 
 
 def survey(machine: Machine, settings: TrainSettings) -> list[Fit]:

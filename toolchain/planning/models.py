@@ -10,7 +10,7 @@ from typing import Any
 
 from toolchain.contracts import architectures
 from toolchain.contracts.architectures.facts import Architecture
-from toolchain.contracts.errors import UserError
+from toolchain.contracts.errors import UserError, reason
 from toolchain.contracts.tokenizer import FILE
 from toolchain.planning import layers
 from train import added_tokens
@@ -63,9 +63,9 @@ def _fetch(base: str) -> Path:
     try:
         return Path(hf_hub_download(base, CONFIG, local_files_only=silence is not None))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = silence or next(iter(str(error).strip().splitlines()), type(error).__name__)
+        why = silence or reason(error)
         raise UserError(
-            f"config.json of {base} cannot be fetched from the model hub ({reason})",
+            f"config.json of {base} cannot be fetched from the model hub ({why})",
             f"Check its name and the network. Known without a network: {', '.join(known())}.",
         ) from None
 

@@ -23,7 +23,7 @@ from toolchain.contracts.stage import Plan
 from toolchain.contracts.tokenizer import FILE as TOKENIZER
 from toolchain.contracts.tokenizer import open_tokenizer
 from train.adapters.peft_folder import AGAIN, DOWN, MAGNITUDE, UP, Adapter, Rows, open_adapter
-from train.bases import CONFIG, GENERATION_CONFIG, Base, fingerprint
+from train.bases import CONFIG, GENERATION_CONFIG, Base, copy_tokenizer, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +49,6 @@ def plan_merge(adapter: Path, base: Base) -> Plan:
     spec = _spec(adapter, tokenizers, base) if base.lacks else base.spec
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from train.models import copy_tokenizer
-
         shards = weight_files.shards(base.folder)
         progress.start("Merging", len(shards), "shards")
         for shard in shards:

@@ -40,9 +40,9 @@ def check_devices(settings: LaunchSettings, wanted: Device) -> None:
     """Raise SettingsError where this machine has no device of the `wanted` kind for each process."""
     import torch
 
-    from train import models
+    from train import devices
 
-    kind = models.device(wanted).type
+    kind = devices.find(wanted).type
     if kind == "mps" and settings.processes > 1:
         raise SettingsError("Apple's GPUs train in one process only", "Use --launcher local, or --device cpu.")
     if kind == "cuda" and settings.count > torch.cuda.device_count():
