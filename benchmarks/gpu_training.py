@@ -42,9 +42,8 @@ from train.bases import copy_tokenizer, open_base
 from train.data.collect import plan as plan_collect
 from train.data.settings import CollectSettings
 from train.dataset import open_texts
-from train.devices import arithmetic
+from train.devices import arithmetic, peak_memory
 from train.fine_tune import plan_train
-from train.memory import peak_memory
 from train.running import RunSettings
 from train.scratch import train_tokenizer
 from train.scratch_settings import ScratchSettings

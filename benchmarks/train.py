@@ -136,7 +136,6 @@ def prepare(work: Path, chosen: argparse.Namespace) -> None:
 def turn(side: str, work: Path, settings: TrainSettings) -> dict[str, float]:
     """Train, and tell the medians of the steps' seconds, tokens a step, and the process's peak memory."""
     from train import devices
-    from train.memory import peak_memory
 
     base = open_base(str(work / "base"), work / "cache")
     times, tokens = (ours if side == "ours" else trainer)(work, base, settings)
@@ -144,7 +143,7 @@ def turn(side: str, work: Path, settings: TrainSettings) -> dict[str, float]:
         statistics.median(later[kind] - earlier[kind] for earlier, later in pairwise(times[WARM_UP - 1 :]))
         for kind in (0, 1)
     )
-    peak = peak_memory(devices.find("auto")) or 0
+    peak = devices.peak_memory(devices.find("auto")) or 0
     return {
         "seconds_per_step": wall,
         "processor_seconds_per_step": processor,

@@ -1,8 +1,9 @@
-"""What a training computes on and with: the device, the dtype of its arithmetic and the kind of attention."""
+"""What a training computes on and with: the device and its memory, the dtype of arithmetic, the kind of attention."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 import torch
 
@@ -32,6 +33,22 @@ def arithmetic(wanted: Dtype, device: torch.device) -> torch.dtype:
     if device.type == "mps":
         return torch.bfloat16 if torch.backends.mps.is_macos_or_newer(14, 0) else torch.float32
     return torch.bfloat16 if _processor_has_bfloat16() else torch.float32
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most that was ever taken, in bytes: of the GPU, else of this process; None where that cannot be known.
+
+    Of Apple's GPUs it is what Metal has handed out by now: no peak is kept, and PyTorch's allocator keeps the blocks.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def attention_for(device: torch.device, dtype: torch.dtype, progress: Progress) -> str:

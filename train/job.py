@@ -62,7 +62,8 @@ def begin(
     Raises SettingsError for a device that is not there, and when a run of something else was interrupted in `work`.
     """
     from train import devices, distributed
-    from train.run_state import Identity, RunStates
+    from train.run_identity import Identity
+    from train.run_state import RunStates
     from train.tracking import EventFiles, Nowhere
 
     world = distributed.join(devices.find(running.device))

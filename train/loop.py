@@ -19,9 +19,10 @@ from torch import Tensor
 from toolchain.contracts.errors import StageError
 from toolchain.contracts.progress import Progress
 from train import optimizer
+from train.devices import peak_memory
 from train.distributed import World
 from train.loss import Losses, Score, score
-from train.memory import fits_a_step, fits_the_base, lacking, peak_memory, too_little
+from train.memory import fits_a_step, fits_the_base, lacking, too_little
 from train.packing import Batch
 from train.record import Point, Record
 from train.run_state import RunStates

@@ -1,9 +1,8 @@
-"""Memory of a training: how much it took at most, and what to change when there is too little."""
+"""Too little memory, or too few threads: what an error says of it, and what to change."""
 
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,8 +11,6 @@ from toolchain.contracts.errors import FimbleError, StageError
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
-    import torch
-
     from train.distributed import World
 
 MAIN, GPU, THREADS = "main memory", "the GPU's memory", "the system's limit on threads"
@@ -25,24 +22,6 @@ TOO_LITTLE = (
 OF_A_GPU = ("CUDA", "CUBLAS", "CUDNN", "NCCL", "HIP", "XPU", "MPS", "Invalid buffer size")
 NO_THREAD = "start new thread"
 FREE_SOME = "End other programs or raise the limit (ulimit -v), and run again."
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """The most that was ever taken, in bytes: of the GPU, else of this process; None where that cannot be known.
-
-    Of Apple's GPUs it is what Metal has handed out by now: no peak is kept, and PyTorch's allocator keeps the blocks.
-    """
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    if device.type == "mps":
-        return int(torch.mps.driver_allocated_memory())
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

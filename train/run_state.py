@@ -1,14 +1,12 @@
-"""The states that an interrupted run resumes from, and whose they are.
+"""The states that an interrupted run resumes from.
 
 A state is a folder `state-STEP` in the run's work folder, and `best-STEP` holds the weights of the best evaluation that
-it refers to. So whatever the moment at which a run is killed, the newest state is a whole one. `run.json` names the run
-that the folder belongs to.
+it refers to. So whatever the moment at which a run is killed, the newest state is a whole one.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,37 +18,14 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from toolchain.contracts.errors import SettingsError, StageError
-from toolchain.contracts.manifest import write_text
-from train import memory, state_files
+from toolchain.contracts.errors import StageError, reason
+from train import memory, run_identity, state_files
 from train.distributed import World
 from train.launch import worker
+from train.run_identity import Identity
 from train.state_files import Damaged
 
-RUN = "run.json"
 STATE, BEST = "state-{:08d}", "best-{:08d}"
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run is: the key of what it makes, and what of that a person would recognise."""
-
-    key: str
-    parents: dict[str, str]
-    settings: dict[str, Any]
-    processes: int
-
-    def difference(self, other: Identity) -> str | None:
-        """What a run of `other` does otherwise, in words."""
-        for role, digest in self.parents.items():
-            if other.parents.get(role) != digest:
-                return f"had another {role} ({str(other.parents.get(role))[:12]}, not {digest[:12]})"
-        if other.processes != self.processes:
-            return f"ran in {other.processes} processes, not {self.processes}"
-        for name, value in self.settings.items():
-            if other.settings.get(name) != value:
-                return f"had {name} {other.settings.get(name)}, not {value}"
-        return "was made by another version of fimble" if other.key != self.key else None
 
 
 @contextmanager
@@ -81,22 +56,8 @@ class RunStates:
     def __init__(self, work: Path, run: Identity, world: World) -> None:
         self._work, self._world = work, world
         if world.leads:
-            self._take(run)
+            run_identity.claim(work, run, has_states=bool(self._states()))
         world.wait()
-
-    def _take(self, run: Identity) -> None:
-        known = self._work / RUN
-        if self._states():
-            try:
-                other = Identity(**json.loads(known.read_bytes()))
-                difference = run.difference(other)
-            except (OSError, ValueError, TypeError, AttributeError):
-                problem = f"{known} is damaged, so that nobody knows what run was interrupted here"
-                raise SettingsError(problem, f"Remove {self._work} to start anew.") from None
-            if difference:
-                raise _not_resumed(self._work, difference)
-        self._work.mkdir(parents=True, exist_ok=True)
-        write_text(known, json.dumps(vars(run)))
 
     @property
     def cache(self) -> Path:
@@ -218,13 +179,4 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _not_resumed(work: Path, difference: str) -> SettingsError:
-    return SettingsError(
-        f"the run that was interrupted here {difference}",
-        f"Give it what it had, to go on; or remove {work}, to start anew.",
-    )
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else reason(error)
