@@ -9,8 +9,8 @@ from typing import Any
 
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.settings import choose
-from toolchain.planning import gpus, lines, machine, models, plan, published
-from toolchain.planning.plan import Machine
+from toolchain.planning import gpus, lines, machine, models, plan, published, survey
+from toolchain.planning.machine import Machine
 from toolchain.planning.settings import MachineSettings
 from train import presets
 from train.presets import Preset
@@ -38,18 +38,7 @@ def run(
     if base is None:
         if wanted.gpu:
             raise SettingsError("there is no base to plan for", "Name one with --base, or a --preset.")
-        fits = machine.survey(where, settings)
-        rows = [
-            {
-                "base": fit.base,
-                "parameters": fit.parameters,
-                "training": fit.training and plan.to_json(fit.training),
-                "serving_bytes": round(fit.serving_bytes),
-                "served": fit.served,
-            }
-            for fit in fits
-        ]
-        return {"machine": asdict(where), "bases": rows}, lines.of_machine(where, fits)
+        return _surveyed(where, settings)
     model = models.read(base)
     check_shape(settings, model, base)
     if settings.add_fim_tokens:
@@ -68,6 +57,21 @@ def settings_for(
 ) -> TrainSettings:
     """The training that is planned, from flags, then `[train]` of `fimble.toml`, then the preset."""
     return choose(TrainSettings, "train", tables, presets.beneath(preset, tables, flags) if preset else flags)
+
+
+def _surveyed(where: Machine, settings: TrainSettings) -> Told:
+    fits = survey.of(where, settings)
+    rows = [
+        {
+            "base": fit.base,
+            "parameters": fit.parameters,
+            "training": fit.training and plan.to_json(fit.training),
+            "serving_bytes": round(fit.serving_bytes),
+            "served": fit.served,
+        }
+        for fit in fits
+    ]
+    return {"machine": asdict(where), "bases": rows}, lines.of_machine(where, fits)
 
 
 def _published(preset: Preset) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from toolchain.planning import memory
-from toolchain.planning.machine import Fit
-from toolchain.planning.plan import Machine, Plan, changes, fitting
+from toolchain.planning.machine import Machine
+from toolchain.planning.plan import Plan, changes, fitting
+from toolchain.planning.survey import Fit
 
 
 def of_plan(plan: Plan) -> list[str]:

@@ -1,4 +1,4 @@
-"""This machine: what training would run on here, and which well-known bases can be trained and served."""
+"""What a training runs on: a machine to plan for, and this one."""
 
 from __future__ import annotations
 
@@ -6,36 +6,34 @@ import importlib.util
 import math
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.contracts import architectures
-from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import UserError
-from toolchain.planning import models
-from toolchain.planning import plan as planning
-from toolchain.planning.plan import Machine, Plan
-from train.settings import Dtype, TrainSettings
+from train.settings import Dtype
 
-Q4F16_1_BYTES = 0.5 + 2 / 32
-"""A weight in q4f16_1: four bits, and a float16 scale for each 32."""
-SERVER_BYTES = 300_000_000
-"""The server itself: a round figure."""
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 MATRIX = 1024
 MEASURING_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A well-known base on this machine: the first method that can train it with its settings, and serving's bytes."""
+class Machine:
+    """What a training runs on: `count` devices with `memory` bytes each.
 
-    base: str
-    parameters: int
-    training: Plan | None
-    serving_bytes: float
-    served: bool
+    `flops` a second is what a training reaches on one, None where that is not known; `number` the bytes of a number in
+    arithmetic, `price` dollars an hour for one, `bandwidth` bytes a second between them.
+    """
+
+    name: str
+    memory: float
+    flops: float | None
+    price: float | None = None
+    count: int = 1
+    bandwidth: float = 1.0
+    on_gpu: bool = True
+    number: int = 2
 
 
 def this_machine(wanted: Dtype) -> Machine:
@@ -59,33 +57,6 @@ def this_machine(wanted: Dtype) -> Machine:
         found = torch.cuda.get_device_properties(device)
         return Machine(found.name, float(found.total_memory), flops, number=dtype.itemsize)
     return Machine(device.type, total, flops, on_gpu=device.type != "cpu", number=dtype.itemsize)
-
-
-def survey(machine: Machine, settings: TrainSettings) -> list[Fit]:
-    """All well-known bases on a machine, the smallest first."""
-    shapes = {name: architectures.from_config(config) for name, config in models.known().items()}
-    return [_fit(name, shapes[name], machine, settings) for name in sorted(shapes, key=lambda n: shapes[n].parameters)]
-
-
-def serving_bytes(model: Architecture) -> float:
-    """Memory to serve a model in q4f16_1: weights, and keys and values in float16 for its whole context."""
-    seen = min(model.context_size, model.window or model.context_size)
-    cache = 2 * 2 * model.layers * model.kv_heads * model.head_size * seen
-    return Q4F16_1_BYTES * model.parameters + cache + SERVER_BYTES
-
-
-def _fit(name: str, model: Architecture, machine: Machine, settings: TrainSettings) -> Fit:
-    small = replace(
-        settings,
-        batch_size=1,
-        gradient_accumulation=16,
-        gradient_checkpointing=True,
-        lora_target=(),  # names that one family has and another has not
-    )
-    tried = (planning.predict(name, model, small.with_method(method), machine) for method in ("lora", "qlora"))
-    needed = serving_bytes(model)
-    served = needed <= planning.USABLE * machine.memory
-    return Fit(name, model.parameters, next((plan for plan in tried if plan.fits), None), needed, served)
 
 
 def _container_memory() -> float:

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from toolchain.contracts.architectures.facts import Architecture
+from toolchain.contracts.settings import flag
 from toolchain.planning import duration, memory
 from toolchain.planning.duration import Duration
+from toolchain.planning.machine import Machine
 from toolchain.planning.memory import Term
 from train.settings import Method, TrainSettings
 
@@ -20,24 +22,6 @@ METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 """From the one that needs the most memory on."""
 SHORTEST = 512
 """No shorter sequences are proposed."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a training runs on: `count` devices with `memory` bytes each.
-
-    `flops` a second is what a training reaches on one, None where that is not known; `number` the bytes of a number in
-    arithmetic, `price` dollars an hour for one, `bandwidth` bytes a second between them.
-    """
-
-    name: str
-    memory: float
-    flops: float | None
-    price: float | None = None
-    count: int = 1
-    bandwidth: float = 1.0
-    on_gpu: bool = True
-    number: int = 2
 
 
 @dataclass(frozen=True)
@@ -104,7 +88,7 @@ def changes(plan: Plan) -> list[str]:
     for settings in _smaller(plan.settings):
         if predict(plan.base, plan.model, settings, plan.machine).fits:
             return [
-                _flag(field.name, getattr(settings, field.name))
+                _written(field.name, getattr(settings, field.name))
                 for field in fields(settings)
                 if _differs(plan, settings, field.name)
             ]
@@ -168,6 +152,5 @@ def _differs(plan: Plan, settings: TrainSettings, name: str) -> bool:
     return bool(getattr(plan.settings, name) != getattr(settings, name))
 
 
-def _flag(name: str, value: object) -> str:
-    flag = f"--{name.replace('_', '-')}"
-    return flag if value is True else f"{flag} {value}"
+def _written(name: str, value: object) -> str:
+    return flag(name) if value is True else f"{flag(name)} {value}"

@@ -14,6 +14,7 @@ import pytest
 
 from tests.toolchain.conftest import Fimble
 from toolchain.planning import gpus, machine, models, plan
+from toolchain.planning.machine import Machine
 from train import presets
 from train.settings import TrainSettings
 
@@ -97,7 +98,7 @@ def test_arithmetic_on_this_machine_is_in_the_dtype_that_was_asked_for(fimble: F
 def test_what_is_proposed_keeps_the_sequences_of_a_step() -> None:
     settings = TrainSettings(batch_size=6, gradient_accumulation=2, gradient_checkpointing=True)
     model = models.read("bigcode/starcoderbase-1b")
-    whole = plan.predict("x", model, settings, plan.Machine("x", 0.0, None))
+    whole = plan.predict("x", model, settings, Machine("x", 0.0, None))
     for size, accumulation in ((3, 4), (1, 12)):
         fewer = replace(settings, batch_size=size, gradient_accumulation=accumulation)
         room = plan.predict("x", model, fewer, whole.machine).bytes / plan.USABLE
