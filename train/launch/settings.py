@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Literal
 
 from toolchain.contracts.errors import SettingsError
@@ -91,8 +90,3 @@ def refuse_alone(name: str, count: int, settings: LaunchSettings) -> None:
     """Raise SettingsError for a preset of `count` GPUs that would run in one process."""
     if count > 1 and settings.launcher == "local" and os.environ.get("WORLD_SIZE", "1") == "1":
         raise SettingsError(f"the preset {name} is for {count} GPUs", f"Add --launcher torchrun --count {count}.")
-
-
-def plain_name(out: Path) -> str:
-    """The name of `out` in letters, digits and dashes, which every program takes for a name."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", out.name).strip("-") or "fimble"

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from toolchain.contracts.errors import SettingsError
-from train.launch.settings import LaunchSettings, plain_name
-from train.launch.submission import Submission
+from train.launch.settings import LaunchSettings
+from train.launch.submission import Submission, on_each_machine, plain_name
 
 EXTRAS = "[train,qlora,syntax,track]"
 PORT = 29500
@@ -37,11 +37,8 @@ def check_paths(paths: Iterable[str]) -> None:
 
 
 def _task(settings: LaunchSettings, arguments: Sequence[str], out: Path) -> str:
-    words = [*arguments, "--launcher", "torchrun", "--count", str(settings.count)]
-    run = shlex.join(["python3", "-P", "-m", "toolchain.cli", *words])
-    if settings.nodes > 1:
-        head = '"$(echo "$SKYPILOT_NODE_IPS" | head -n 1):' + f'{PORT}"'
-        run += f" --nodes {settings.nodes} --rendezvous {head}"
+    head = f'"$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORT}"'
+    run = on_each_machine(["python3", "-P", "-m", "toolchain.cli", *arguments], settings, head)
     setup = shlex.join(["python3", "-m", "pip", "install", _requirement(settings.install or "")])
     return f"""name: {json.dumps(plain_name(out))}
 resources:

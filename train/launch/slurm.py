@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolchain.contracts.errors import SettingsError
-from train.launch.settings import LaunchSettings, plain_name
-from train.launch.submission import Submission
+from train.launch.settings import LaunchSettings
+from train.launch.submission import Submission, on_each_machine, plain_name
 from train.launch.torchrun import command
 
 CORES = 8
@@ -34,10 +34,7 @@ def submission(settings: LaunchSettings, arguments: Sequence[str], out: Path) ->
 
 def _script(settings: LaunchSettings, arguments: Sequence[str], out: Path) -> str:
     log = str(out.resolve().with_name(f"{out.name}.log")).replace("%", "%%")
-    words = [*arguments, "--launcher", "torchrun", "--count", str(settings.count)]
-    fimble = shlex.join(command(words))
-    if settings.nodes > 1:
-        fimble += f' --nodes {settings.nodes} --rendezvous "$head:$port"'
+    fimble = on_each_machine(command(arguments), settings, '"$head:$port"')
     return f"""#!/bin/bash
 #SBATCH --job-name={plain_name(out)}
 #SBATCH --nodes={settings.nodes}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.contracts.errors import StageError
+from train.launch.settings import LaunchSettings
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,17 @@ class Submission:
 def remark(text: str) -> str:
     """A shell's comment, which stays on its line whatever names are in it."""
     return "# " + " ".join(text.splitlines())
+
+
+def on_each_machine(words: Sequence[str], settings: LaunchSettings, head: str) -> str:
+    """The command, for the shell, that starts a machine's processes of the training that `words` are.
+
+    `head` is where several machines meet, as the shell takes it.
+    """
+    command = shlex.join([*words, "--launcher", "torchrun", "--count", str(settings.count)])
+    return f"{command} --nodes {settings.nodes} --rendezvous {head}" if settings.nodes > 1 else command
+
+
+def plain_name(out: Path) -> str:
+    """The name of `out` in letters, digits and dashes, which every program takes for a name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", out.name).strip("-") or "fimble"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -16,19 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolchain.contracts.errors import FimbleError, SettingsError, StageError
-from train.launch import worker
+from toolchain.contracts.errors import SettingsError, StageError
+from train.launch import failure, worker
 from train.launch.settings import LaunchSettings
-from train.launch.worker import LAUNCHER, REPORTS, Report
+from train.launch.worker import LAUNCHER, REPORTS
 
 if TYPE_CHECKING:
     from train.running import Device
 
 PATIENCE = 600
 """Seconds for which a machine looks for the one that all meet at; the agent's own for one another are as many."""
-
-SOON = 10
-"""Seconds within which processes that die by themselves are found. The agent kills the others after more."""
 
 
 def command(arguments: Sequence[str]) -> list[str]:
@@ -72,10 +68,10 @@ def start(settings: LaunchSettings, arguments: Sequence[str], meeting: str) -> N
                     f"the machines did not meet at {settings.rendezvous} ({error})",
                     f"Start the same command on all {settings.nodes}; they have to reach that port.",
                 ) from None
-            raise _lost("this machine") from None
+            raise failure.lost("this machine") from None
         told = worker.reports(reports)
     if failed:
-        raise _cause(failed, told, settings.processes)
+        raise failure.cause(failed, told, settings.processes)
 
 
 def _run(settings: LaunchSettings, words: Sequence[str], meeting: str, logs: str) -> dict[int, tuple[int, int]]:
@@ -101,46 +97,8 @@ def _run(settings: LaunchSettings, words: Sequence[str], meeting: str, logs: str
     except SignalException:
         raise KeyboardInterrupt from None
     except ChildFailedError as error:
-        return {rank: (int(failure.timestamp), failure.exitcode) for rank, failure in error.failures.items()}
+        return {rank: (int(ended.timestamp), ended.exitcode) for rank, ended in error.failures.items()}
     return {}
-
-
-def _cause(failed: Mapping[int, tuple[int, int]], told: Mapping[int, Report], processes: int) -> BaseException:
-    """The error that made all processes end, among what they told and how they died."""
-    first = min(when for when, _ in failed.values())
-    for rank, (when, code) in sorted(failed.items()):
-        if code < 0 and -code != signal.SIGTERM and when < first + SOON:
-            return _killed(rank, -code, processes)
-    ours = {rank: report for rank, report in told.items() if report.exit_code != 130}
-    if not ours:
-        interrupted = bool(told) or all(code == -signal.SIGTERM for _, code in failed.values())
-        rank, (_, code) = min(failed.items())
-        return KeyboardInterrupt() if interrupted else StageError(f"process {rank} of {processes} ended with {code}")
-    rank, report = min(ours.items(), key=lambda item: (item[1].lost, bool(item[1].traceback), item[0]))
-    if report.lost:
-        return _lost(f"process {rank} of {processes}")
-    if report.traceback:
-        print(report.traceback, file=sys.stderr)
-    error = FimbleError(f"process {rank}: {report.message}" if rank else report.message, report.next_step)
-    error.exit_code = report.exit_code
-    return error
-
-
-def _lost(who: str) -> StageError:
-    return StageError(
-        f"{who} lost the connection to another one",
-        "What ended that one is told where it ran; run again to go on from the last saved state.",
-    )
-
-
-def _killed(rank: int, number: int, processes: int) -> StageError:
-    hints = {
-        signal.SIGKILL: "The system does that when memory runs out: use a smaller --batch-size or fewer processes.",
-    }
-    return StageError(
-        f"process {rank} of {processes} was ended by {signal.Signals(number).name}",
-        hints.get(signal.Signals(number), "Run again to go on from the last saved state."),
-    )
 
 
 def _is_here(endpoint: str) -> bool:

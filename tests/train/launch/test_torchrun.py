@@ -18,7 +18,7 @@ from tests.train.launch.running import LONG, SHORT, TWO, Started, are_gone
 from tests.train.tiny import load
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import FimbleError
-from train.launch import torchrun
+from train.launch import failure, torchrun
 from train.launch.worker import Report
 
 pytestmark = pytest.mark.train
@@ -217,7 +217,7 @@ def told(exit_code: int = 1, *, traceback: str = "", lost: bool = False) -> Repo
 def test_the_cause_is_told_and_not_what_the_others_made_of_it(
     failed: dict[int, tuple[int, int]], reports: dict[int, Report], message: str
 ) -> None:
-    error = torchrun._cause(failed, reports, 2)
+    error = failure.cause(failed, reports, 2)
     assert isinstance(error, FimbleError)
     assert str(error).startswith(message)
     assert error.exit_code == (reports[0].exit_code if message.startswith("it broke") else 1)
@@ -225,10 +225,10 @@ def test_the_cause_is_told_and_not_what_the_others_made_of_it(
 
 def test_processes_that_were_all_stopped_were_interrupted() -> None:
     stopped = {0: (9, 130), 1: (9, 130)}
-    assert isinstance(torchrun._cause(stopped, {0: told(130), 1: told(130)}, 2), KeyboardInterrupt)
+    assert isinstance(failure.cause(stopped, {0: told(130), 1: told(130)}, 2), KeyboardInterrupt)
 
 
 def test_the_traceback_of_an_unexpected_error_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    error = torchrun._cause({1: (9, 1)}, {1: told(traceback="Traceback of it")}, 2)
+    error = failure.cause({1: (9, 1)}, {1: told(traceback="Traceback of it")}, 2)
     assert str(error).startswith("process 1: it broke")
     assert "Traceback of it" in capsys.readouterr().err
