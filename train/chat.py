@@ -25,8 +25,8 @@ MEND = "Mend the base's chat template, or use --chat-template reference."
 
 
 @dataclass
-class Cut:
-    """What became of dialogues: samples, answers in them, and what of answers found no room in a sequence."""
+class CutDialogue:
+    """What became of a dialogue: samples, answers in it, and what of answers found no room in a sequence."""
 
     samples: list[Sample] = field(default_factory=list)
     answers: int = 0
@@ -39,6 +39,8 @@ class Cut:
 
 @dataclass(frozen=True)
 class ChatSampler:
+    """How dialogues become samples of at most `length` ids for one base and its template."""
+
     format: ChatFormat
     padding: int
     length: int
@@ -52,7 +54,7 @@ class ChatSampler:
         """The samples of a dialogue that is cut already, the same in every epoch."""
         return iter(document)
 
-    def cut(self, messages: Sequence[Message]) -> Cut:
+    def cut(self, messages: Sequence[Message]) -> CutDialogue:
         """A dialogue as samples that fit the sequence.
 
         Raises TemplateRefusal when the template does not take it, and ArtifactError for a template that does not tell
@@ -60,7 +62,7 @@ class ChatSampler:
         """
         users = [at for at, message in enumerate(messages) if message.role == "user"]
         head, begin, latest = list(messages[: users[0]]), users[0], users[0]
-        made, growing = Cut(), _Growing()
+        made, growing = CutDialogue(), _Growing()
         for at, message in enumerate(messages):
             if message.role == "user":
                 latest = at

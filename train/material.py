@@ -27,7 +27,11 @@ SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 @dataclass(frozen=True)
 class Material:
-    """`tokens` are about how many a pass over `documents` takes, of which a sequence has room for `room`."""
+    """The `documents` to learn from with their `sampler`, and those `held_out` with the one for `measuring`.
+
+    `tokens` are about how many a pass over `documents` takes, of which a sequence has room for `room`; `facts` are what
+    an artifact says of it all.
+    """
 
     documents: Sequence[Any]
     held_out: Sequence[Any]
@@ -64,7 +68,15 @@ def of_code(base: Base, vocabulary: Path, dataset: Path, settings: TrainSettings
         )
     sampler = replace(plain, cut=cut, context=context)
     facts = {"fim_rate": settings.fim_rate, "spm_rate": settings.spm_rate}
-    return Material(texts, held_out, sampler, measuring, stream.tokens_in(texts, sampler), sampler.room, facts)
+    return Material(
+        documents=texts,
+        held_out=held_out,
+        sampler=sampler,
+        measuring=measuring,
+        tokens=stream.tokens_in(texts, sampler),
+        room=sampler.room,
+        facts=facts,
+    )
 
 
 def of_dialogues(base: Base, dataset: Path, settings: TrainSettings, cache: Path, progress: Progress) -> Material:
@@ -79,8 +91,8 @@ def of_dialogues(base: Base, dataset: Path, settings: TrainSettings, cache: Path
         split: chat.cut_all(sampler, _counted(dialogues, progress)) for split, dialogues in written.items()
     }
     progress.finish()
-    counts = {split: found for split, (_, found) in cut.items()}
-    for split, found in counts.items():
+    surveys = {split: found for split, (_, found) in cut.items()}
+    for split, found in surveys.items():
         for line in _told(split, found):
             progress.say(line)
         if not found.predicted:
@@ -88,17 +100,15 @@ def of_dialogues(base: Base, dataset: Path, settings: TrainSettings, cache: Path
                 f"no answer of the {split} split of {dataset} can be predicted",
                 "Use a longer --sequence-length, --chat-template reference, or other dialogues.",
             )
-    told: dict[str, Any] = {split: found.to_json() for split, found in counts.items()}
-    facts = {"chat": {"template": template} | told}
     return Material(
-        cut["train"][0],
-        cut["heldout"][0],
-        sampler,
-        sampler,
-        counts["train"].tokens,
-        sampler.length,
-        facts,
-        sampler.format.template.source,
+        documents=cut["train"][0],
+        held_out=cut["heldout"][0],
+        sampler=sampler,
+        measuring=sampler,
+        tokens=surveys["train"].tokens,
+        room=sampler.length,
+        facts={"chat": {"template": template, **{split: found.to_json() for split, found in surveys.items()}}},
+        template=sampler.format.template.source,
     )
 
 

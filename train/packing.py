@@ -102,6 +102,7 @@ class Packer:
         return closed
 
     def flush(self) -> list[Row]:
+        """The rows that are still open, which are closed now."""
         rows, self.rows = self.rows, []
         return rows
 

@@ -12,6 +12,8 @@ Device = Literal["auto", "cuda", "mps", "cpu"]
 
 @dataclass(frozen=True)
 class RunSettings:
+    """What may differ between two runs of one training."""
+
     device: Device = "auto"
     """What to train on: cuda, mps (Apple's GPUs) or cpu; auto is the first of them that is there."""
 

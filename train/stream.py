@@ -52,6 +52,8 @@ class Place:
 
 
 class BatchStream:
+    """Batches of `batch_size` rows without end; after `resume` those that came after the place it is given."""
+
     def __init__(self, documents: Sequence[Any], sampler: SampleSource, batch_size: int) -> None:
         self._documents = documents
         self._sampler = sampler
@@ -72,6 +74,7 @@ class BatchStream:
         return collate(rows, self._sampler.padding)
 
     def place(self) -> Place:
+        """Where it stands after the last batch."""
         # Samples never change, but rows grow.
         reading = [file for file, _ in self._reading]
         rows = [list(row) for row in self._packer.rows]

@@ -285,7 +285,7 @@ def test_dialogues_are_cut_once_and_kept_as_they_were_cut(
     counted: Counter[str] = Counter()
     cut = ChatSampler.cut
 
-    def counting(sampler: ChatSampler, messages: list[Message]) -> chat.Cut:
+    def counting(sampler: ChatSampler, messages: list[Message]) -> chat.CutDialogue:
         counted["cut"] += messages is not chat.TRIAL
         return cut(sampler, messages)
 

@@ -17,6 +17,8 @@ ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):([0-9]{1,5})")
 
 @dataclass(frozen=True)
 class LaunchSettings:
+    """What starts the processes, how many of them on each of how many machines, and where those come from."""
+
     launcher: Launcher = "local"
     """What starts the processes: local (this one alone), torchrun (on this machine), slurm or skypilot."""
 

@@ -16,6 +16,8 @@ from train.launch.settings import LaunchSettings
 
 @dataclass(frozen=True)
 class Submission:
+    """`command` is to be run once `text` is in `file`."""
+
     command: tuple[str, ...]
     file: Path
     text: str
