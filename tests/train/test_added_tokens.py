@@ -16,8 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
 from tests.train.test_distributed import job, told, torchrun
-from tests.train.test_fine_tune import FULL, LORA, same
-from tests.train.tiny import failed_and_resumed, load, opened, write_base_without_fim
+from tests.train.tiny import FULL, LORA, failed_and_resumed, load, opened, same, write_base_without_fim
 from toolchain.contracts import architectures, manifest
 from toolchain.contracts.errors import ArtifactError, FimTokenError, SettingsError
 from toolchain.contracts.progress import Silent

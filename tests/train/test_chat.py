@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.train.chatting import CHATML, SPECIAL, dialogues, write_chat_base, write_dialogues
-from tests.train.test_fine_tune import FULL, LORA, same
-from tests.train.tiny import Lines, failed_and_resumed, opened
+from tests.train.tiny import FULL, LORA, Lines, failed_and_resumed, opened, same
 from toolchain.contracts import manifest
 from toolchain.contracts.chat.format import Message
 from toolchain.contracts.errors import ArtifactError, SettingsError, TemplateRefusal

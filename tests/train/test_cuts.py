@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.test_fine_tune import LORA
-from tests.train.tiny import TRAIN, library_texts, opened, without
+from tests.train.tiny import LORA, TRAIN, library_texts, opened, without
 from toolchain.contracts import fim
 from toolchain.contracts.errors import MissingExtra, SettingsError
 from toolchain.contracts.progress import Silent

@@ -14,8 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.test_fine_tune import FULL, LORA, same
-from tests.train.tiny import held_out_loss, load, norms_noted, opened, reopened
+from tests.train.tiny import FULL, LORA, held_out_loss, load, norms_noted, opened, reopened, same
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.progress import Silent

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.test_fine_tune import FULL
-from tests.train.tiny import opened
+from tests.train.tiny import FULL, opened
 from toolchain.contracts.errors import StageError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 from train import memory, models, writing
 from train.distributed import World
 from train.fine_tune import plan_train
+from train.settings import TrainSettings
 
 pytestmark = pytest.mark.train
 
@@ -129,3 +129,20 @@ def test_only_the_process_that_writes_puts_the_weights_together(base_folder: Pat
     assert kept.keys() == dict(model.named_parameters()).keys()
     # One process on a processor has them in main memory already, and needs no second copy.
     assert all(kept[name].data_ptr() == weight.data_ptr() for name, weight in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "fits"),
+    [
+        ({"batch_size": 8, "gradient_accumulation": 2}, "--batch-size 4 --gradient-accumulation 4"),
+        ({"batch_size": 3, "gradient_accumulation": 1}, "--batch-size 1 --gradient-accumulation 3"),
+        ({}, "--gradient-checkpointing;"),
+        ({"gradient_checkpointing": True}, "--method qlora"),
+        ({"gradient_checkpointing": True, "method": "full"}, "--method lora, or --launcher torchrun"),
+        ({"gradient_checkpointing": True, "method": "qlora"}, "--sequence-length 1024"),
+        ({"gradient_checkpointing": True, "method": "qlora", "sequence_length": 512}, "a smaller base"),
+    ],
+)
+def test_where_memory_does_not_suffice_the_cheapest_change_is_named(values: dict[str, Any], fits: str) -> None:
+    settings = TrainSettings(**{"batch_size": 1, **values})
+    assert fits in memory.fits_a_step(settings, World(0, 1, torch.device("cpu")))

@@ -17,13 +17,15 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.chatting import write_dialogues
-from tests.train.test_fine_tune import FULL, LORA, same
 from tests.train.tiny import (
+    FULL,
+    LORA,
     failed_and_resumed,
     held_out_loss,
     load,
     opened,
     reopened,
+    same,
     without,
     write_base_without_fim,
 )

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.train.test_fine_tune import LORA
-from tests.train.tiny import Lines, opened, without
+from tests.train.tiny import LORA, Lines, opened, without
 from toolchain.contracts.errors import MissingExtra, SettingsError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.test_fine_tune import LORA, same
-from tests.train.tiny import Lines, fail, opened
+from tests.train.tiny import LORA, Lines, fail, opened, same
 from toolchain.contracts.errors import SettingsError, StageError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import Plan, execute

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.tiny import SHAPE, TRAIN, Lines, library_texts, load, opened
+from tests.train.tiny import SHAPE, TRAIN, Lines, interrupt, library_texts, load, opened
 from toolchain.contracts import fim
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
@@ -49,9 +49,6 @@ def test_it_learns_and_says_so(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_one_ends_with_the_same_bits(dataset: Path, grown: Path, tmp_path: Path) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
     plan = plan_scratch(dataset, SETTINGS)
     with pytest.raises(KeyboardInterrupt):
         execute(plan, tmp_path / "out", Lines(7, interrupt))

@@ -126,25 +126,3 @@ def test_settings_and_bases_load_without_the_heavy_libraries() -> None:
     heavy = "{'torch', 'transformers', 'peft', 'datasets', 'tokenizers', 'huggingface_hub'}"
     code = f"import sys, {modules}; found = {heavy} & set(sys.modules); sys.exit(str(found) if found else 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize(
-    ("values", "fits"),
-    [
-        ({"batch_size": 8, "gradient_accumulation": 2}, "--batch-size 4 --gradient-accumulation 4"),
-        ({"batch_size": 3, "gradient_accumulation": 1}, "--batch-size 1 --gradient-accumulation 3"),
-        ({}, "--gradient-checkpointing;"),
-        ({"gradient_checkpointing": True}, "--method qlora"),
-        ({"gradient_checkpointing": True, "method": "full"}, "--method lora, or --launcher torchrun"),
-        ({"gradient_checkpointing": True, "method": "qlora"}, "--sequence-length 1024"),
-        ({"gradient_checkpointing": True, "method": "qlora", "sequence_length": 512}, "a smaller base"),
-    ],
-)
-def test_where_memory_does_not_suffice_the_cheapest_change_is_named(values: dict[str, Any], fits: str) -> None:
-    import torch
-
-    from train.distributed import World
-    from train.memory import fits_a_step
-
-    settings = TrainSettings(**{"batch_size": 1, **values})
-    assert fits in fits_a_step(settings, World(0, 1, torch.device("cpu")))

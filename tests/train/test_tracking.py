@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.toolchain.airplane import GUARD
-from tests.train.test_fine_tune import LORA
-from tests.train.tiny import Lines, fail, opened, without
+from tests.train.tiny import LORA, Lines, fail, opened, without
 from toolchain.contracts.errors import MissingExtra
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute

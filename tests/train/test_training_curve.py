@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.test_fine_tune import LORA
-from tests.train.tiny import failed_and_resumed, opened
+from tests.train.tiny import LORA, failed_and_resumed, opened
 from toolchain.contracts import manifest
 from train.fine_tune import plan_train
 from train.schedule import learning_rate

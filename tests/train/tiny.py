@@ -7,6 +7,7 @@ import json
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from toolchain.contracts import fim
@@ -38,6 +40,19 @@ LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 TRAIN = ("json/decoder.py", "json/encoder.py", "textwrap.py", "shlex.py", "bisect.py", "heapq.py", "csv.py")
 HELD_OUT = ("json/scanner.py", "json/tool.py", "fnmatch.py")
 SHAPE = ScratchSettings(vocabulary=512, hidden_size=64, layers=2, context_size=128, batch_size=4, max_steps=12)
+LORA = TrainSettings(
+    sequence_length=128,
+    max_steps=12,
+    batch_size=4,
+    gradient_accumulation=1,
+    learning_rate=2e-2,
+    warmup_steps=2,
+    lora_dropout=0.1,
+    evaluate_every=4,
+    evaluate_sequences=8,
+    save_every=3,
+)
+FULL = replace(LORA.with_method("full"), learning_rate=5e-3, gradient_accumulation=2)
 
 
 def library_texts(names: tuple[str, ...]) -> list[str]:
@@ -117,6 +132,19 @@ def opened(folder: Path) -> Base:
     return open_base(str(folder), folder.parent / "cache")
 
 
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    """What the one file of weights in a folder holds, by name."""
+    (file,) = folder.glob("*.safetensors")
+    found: dict[str, torch.Tensor] = load_file(file)
+    return found
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same weights to the bit."""
+    mine, its = weights_in(one), weights_in(other)
+    return mine.keys() == its.keys() and all(torch.equal(mine[name], its[name]) for name in mine)
+
+
 def reopened(base: Base, folder: Path, settings: TrainSettings) -> Losses:
     """What a training wrote, opened anew as it was while it was trained, with its losses."""
     from peft import PeftModel
@@ -187,6 +215,10 @@ class Lines:
 
 def fail() -> None:
     raise OSError("the lights went out")
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def failed_and_resumed(plan: Plan, out: Path, steps: Sequence[int] = (4, 10)) -> Lines:
