@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
-from tests.train.test_distributed import job, told, torchrun
 from tests.train.tiny import FULL, LORA, failed_and_resumed, load, opened, same, write_base_without_fim
+from tests.train.two_processes import job, told, torchrun
 from toolchain.contracts import architectures, manifest
 from toolchain.contracts.errors import ArtifactError, FimTokenError, SettingsError
 from toolchain.contracts.progress import Silent

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.train.tiny import FULL, LORA, held_out_loss, load, norms_noted, opened, reopened, same
+from tests.train.two_processes import job, told, torchrun
 from toolchain.contracts import manifest
 from toolchain.contracts.errors import SettingsError
 from toolchain.contracts.progress import Silent
@@ -26,7 +23,6 @@ from train.settings import TrainSettings
 
 pytestmark = pytest.mark.train
 
-ROOT = Path(__file__).parents[2]
 # One process takes the steps that two share as two forward passes.
 ONE = {
     "full": replace(FULL, gradient_accumulation=2, max_steps=8),
@@ -36,23 +32,6 @@ ONE = {
     "pissa": replace(LORA, gradient_accumulation=2, lora_dropout=0.0, max_steps=8, init="pissa"),
 }
 TWO = {name: replace(settings, gradient_accumulation=1) for name, settings in ONE.items()}
-
-
-def torchrun(dataset: Path, base: Path, work: Path, jobs: list[dict[str, Any]]) -> int:
-    (work / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "tests.train.two_processes", str(dataset), str(base), str(work)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    print(done.stderr[-8000:])
-    return done.returncode
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def job(name: str, settings: TrainSettings, **more: Any) -> dict[str, Any]:
-    return {"name": name, "settings": {k: v for k, v in asdict(settings).items() if v != ()}, **more}
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +52,6 @@ def alone(dataset: Path, base_folder: Path, tmp_path_factory: pytest.TempPathFac
             execute(plan_train(dataset, opened(base_folder), settings), work / name, Silent())
         (work / f"{name}.json").write_text(json.dumps({"norms": norms}))
     return work
-
-
-def told(work: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((work / f"{name}.json").read_text())
-    return found
 
 
 @pytest.mark.parametrize("name", ONE)

@@ -10,9 +10,10 @@ import torch
 from tests.compile.families import FAMILIES, VARIANTS, random_model
 from tests.train.test_packing import random_samples
 from toolchain.contracts.errors import SettingsError
-from train import devices
+from train import devices, optimizer
 from train.loss import Losses
 from train.packing import collate
+from train.settings import TrainSettings
 
 pytestmark = pytest.mark.train
 
@@ -57,10 +58,15 @@ def test_logits_losses_and_gradients_are_those_of_double_precision(
 
 
 def test_the_optimizer_takes_the_step_of_the_plain_formula(device: torch.device) -> None:
-    """AdamW's first step: the weight shrinks by rate times decay, and moves by the rate against the gradient's sign."""
-    weight = torch.nn.Parameter(torch.linspace(-1, 1, 64, device=device))
-    before, gradient = weight.detach().clone(), torch.linspace(-2, 3, 64, device=device)
-    weight.grad = gradient.clone()
-    torch.optim.AdamW([weight], lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1, fused=True).step()
-    expected = before * (1 - 1e-3) - 1e-2 * gradient.sign()
-    assert float((weight.detach() - expected).abs().max()) < 1e-6
+    """AdamW's first: a matrix shrinks by rate times decay, and all moves by the rate against the gradient's sign."""
+    before, gradient = torch.linspace(-1, 1, 64, device=device), torch.linspace(-2, 3, 64, device=device)
+    weights = {"matrix": torch.nn.Parameter(before.reshape(8, 8).clone()), "bias": torch.nn.Parameter(before.clone())}
+    for weight in weights.values():
+        weight.grad = gradient.reshape(weight.shape).clone()
+    made = optimizer.make(weights, TrainSettings(weight_decay=0.1))
+    for group in made.param_groups:
+        group["lr"] = 1e-2
+    made.step()
+    for name, kept in (("matrix", 1 - 1e-3), ("bias", 1.0)):
+        expected = before * kept - 1e-2 * gradient.sign()
+        assert float((weights[name].detach().flatten() - expected).abs().max()) < 1e-6

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.toolchain.airplane import GUARD
-from tests.train.tiny import LORA, Lines, fail, opened, without
+from tests.train.tiny import LORA, Lines, fail, interrupt, opened, without
 from toolchain.contracts.errors import MissingExtra
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
@@ -39,9 +39,6 @@ def curves(folder: Path) -> dict[str, dict[int, float]]:
 def test_an_interrupted_run_has_the_curves_of_an_undisturbed_one(
     dataset: Path, base_folder: Path, tmp_path: Path
 ) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
     runs = {}
     for name, stops in (("whole", ()), ("cut", ((5, fail, OSError), (8, interrupt, KeyboardInterrupt)))):
         plan = plan_train(dataset, opened(base_folder), LORA, RunSettings(track=str(tmp_path / name)))

@@ -1,11 +1,13 @@
-"""Run by torchrun: trains with the settings in a JSON file, and tells what became of each parameter."""
+"""Two processes that train with the settings in a JSON file, and tell what became of each parameter."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,36 @@ from train.fine_tune import plan_train
 from train.launch import worker
 from train.settings import TrainSettings
 
+ROOT = Path(__file__).parents[2]
+
+
+def torchrun(dataset: Path, base: Path, work: Path, jobs: list[dict[str, Any]]) -> int:
+    """Have two processes carry out `jobs`, one after another, in the folder `work`; the exit code."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    (work / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tests.train.two_processes", str(dataset), str(base), str(work)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    print(done.stderr[-8000:])
+    return done.returncode
+
+
+def job(name: str, settings: TrainSettings, **more: Any) -> dict[str, Any]:
+    """One training as JSON; `kill_at` more names the step at which the processes kill themselves."""
+    return {"name": name, "settings": {k: v for k, v in asdict(settings).items() if v != ()}, **more}
+
+
+def told(work: Path, name: str) -> dict[str, Any]:
+    """What the job of this name in the folder `work` left word of."""
+    found: dict[str, Any] = json.loads((work / f"{name}.json").read_text())
+    return found
+
 
 def main() -> None:
     dataset, base, work = map(Path, sys.argv[1:4])
-    for job in json.loads((work / "jobs.json").read_text()):
-        name, kill_at = job["name"], job.get("kill_at")
-        plan = plan_train(dataset, opened(base), TrainSettings(**job["settings"]))
+    for given in json.loads((work / "jobs.json").read_text()):
+        name, kill_at = given["name"], given.get("kill_at")
+        plan = plan_train(dataset, opened(base), TrainSettings(**given["settings"]))
         seen: dict[str, Any] = {}
         watch(seen, kill_at)
         lines = Lines()
