@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.command_line import execute_plan, show
-from train.launch import skypilot, slurm, torchrun
+from train.launch import meeting, skypilot, slurm, torchrun
 from train.launch.settings import LaunchSettings, without_launching
 from train.launch.submission import remark
 
@@ -33,6 +34,8 @@ def launch(
     from toolchain.contracts.stage import is_current
     from train.bases import HUB_ID
 
+    # PyTorch looks at it once, when it is loaded. Otherwise it warns at length of a machine that is gone.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     rents = settings.launcher == "skypilot"
     at_a_hub = bool(HUB_ID.fullmatch(base)) and not Path(base).exists()
     if rents:
@@ -50,6 +53,8 @@ def launch(
         _submit(slurm.submission(settings, arguments, out), settings, as_json)
     else:
         torchrun.check_devices(settings, running.device)
+        if settings.rendezvous is not None:
+            meeting.check(settings.rendezvous)
         if settings.dry_run:
             _show_processes(settings, arguments, out, as_json)
         else:

@@ -89,8 +89,7 @@ def _open(folder: Path, name: str, cache: Path) -> Base:
         raise ArtifactError(f"{folder} is an adapter, not a base", "Merge it into its base first, or name that base.")
     ours = manifest.read(folder, "checkpoint") if manifest.is_whole(folder) else None
     facts = _architecture(folder)
-    if facts.config.get("quantization_config"):
-        raise ArtifactError(f"the base {name} is quantized", "Use its 16-bit weights; quantization comes after.")
+    refuse_quantized(facts, name)
     _check_weights(folder)
     spec, lacks = fim_tokens(folder, facts)
     if ours is None:
@@ -101,6 +100,12 @@ def _open(folder: Path, name: str, cache: Path) -> Base:
     if "fim" in ours.facts and (known := FimSpec(**ours.facts["fim"])).fills:
         spec, lacks = known, ()
     return Base(folder, str(ours.facts.get("name", name)), ours.digest, facts, spec, lacks)
+
+
+def refuse_quantized(facts: Architecture, name: str) -> None:
+    """Raise ArtifactError for a base whose weights are said to be quantized."""
+    if facts.config.get("quantization_config"):
+        raise ArtifactError(f"the base {name} is quantized", "Use its 16-bit weights; quantization comes after.")
 
 
 def _architecture(folder: Path) -> Architecture:

@@ -13,6 +13,7 @@ from toolchain.planning import gpus, lines, machine, models, plan, published, su
 from toolchain.planning.machine import Machine
 from toolchain.planning.settings import MachineSettings
 from train import presets
+from train.bases import refuse_quantized
 from train.presets import Preset
 from train.requirements import check_device, check_processes
 from train.settings import TrainSettings
@@ -40,6 +41,7 @@ def run(
             raise SettingsError("there is no base to plan for", "Name one with --base, or a --preset.")
         return _surveyed(where, settings)
     model = models.read(base)
+    refuse_quantized(model, base)
     check_shape(settings, model, base)
     if settings.add_fim_tokens:
         model = models.with_fim_tokens(base, model)

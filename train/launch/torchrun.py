@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,16 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolchain.contracts.errors import SettingsError, StageError
-from train.launch import failure, worker
+from toolchain.contracts.errors import SettingsError
+from train.launch import failure, meeting, worker
 from train.launch.settings import LaunchSettings
 from train.launch.worker import LAUNCHER, REPORTS
 
 if TYPE_CHECKING:
     from train.running import Device
-
-PATIENCE = 600
-"""Seconds for which a machine looks for the one that all meet at; the agent's own for one another are as many."""
 
 
 def command(arguments: Sequence[str]) -> list[str]:
@@ -46,35 +42,35 @@ def check_devices(settings: LaunchSettings, wanted: Device) -> None:
         raise SettingsError(f"--count {settings.count}: PyTorch finds {there} GPUs here", f"Use --count {there}.")
 
 
-def start(settings: LaunchSettings, arguments: Sequence[str], meeting: str) -> None:
+def start(settings: LaunchSettings, arguments: Sequence[str], run: str) -> None:
     """Run `fimble` with these arguments in `settings.count` processes, until all have ended.
 
-    Processes on other machines that start the same `meeting` belong to them. Raises KeyboardInterrupt when they were
+    Processes on other machines that start the same `run` belong to them. Raises KeyboardInterrupt when they were
     stopped, and else the error of the process that failed first, with its exit code.
     """
     from torch.distributed.elastic.rendezvous import RendezvousError
 
+    if settings.rendezvous is not None:
+        print(f"meeting at {settings.rendezvous}: {settings.nodes} machines, each started alike", file=sys.stderr)
+        meeting.wait_for_host(settings.rendezvous)
     with tempfile.TemporaryDirectory(prefix="fimble-") as folder:
         reports = Path(folder) / "reports"
         reports.mkdir()
         given = {LAUNCHER: str(os.getpid()), REPORTS: str(reports)}
-        usual = {"OMP_NUM_THREADS": str(max(1, _cores() // settings.count)), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        usual = {"OMP_NUM_THREADS": str(max(1, _cores() // settings.count))}
         try:
             with _environment(usual | os.environ | given), _quiet():
-                failed = _run(settings, command(arguments), meeting, folder)
+                failed = _run(settings, command(arguments), run, folder)
         except RendezvousError as error:
             if not worker.has_begun(reports):
-                raise StageError(
-                    f"the machines did not meet at {settings.rendezvous} ({error})",
-                    f"Start the same command on all {settings.nodes}; they have to reach that port.",
-                ) from None
+                raise meeting.failed(str(settings.rendezvous), str(error)) from None
             raise failure.lost("this machine") from None
         told = worker.reports(reports)
     if failed:
         raise failure.cause(failed, told, settings.processes)
 
 
-def _run(settings: LaunchSettings, words: Sequence[str], meeting: str, logs: str) -> dict[int, tuple[int, int]]:
+def _run(settings: LaunchSettings, words: Sequence[str], run: str, logs: str) -> dict[int, tuple[int, int]]:
     """When processes failed, by rank: the time in seconds, and the exit code or the negative signal."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -86,10 +82,10 @@ def _run(settings: LaunchSettings, words: Sequence[str], meeting: str, logs: str
         max_nodes=settings.nodes,
         nproc_per_node=settings.count,
         logs_specs=DefaultLogsSpecs(log_dir=logs),
-        run_id=meeting,
+        run_id=run,
         rdzv_backend="c10d",
         rdzv_endpoint=endpoint,
-        rdzv_configs={"read_timeout": PATIENCE} | ({"is_host": True} if _is_here(endpoint) else {}),
+        rdzv_configs={"read_timeout": meeting.PATIENCE} | ({"is_host": True} if meeting.is_here(endpoint) else {}),
         max_restarts=0,
     )
     try:
@@ -99,23 +95,6 @@ def _run(settings: LaunchSettings, words: Sequence[str], meeting: str, logs: str
     except ChildFailedError as error:
         return {rank: (int(ended.timestamp), ended.exitcode) for rank, ended in error.failures.items()}
     return {}
-
-
-def _is_here(endpoint: str) -> bool:
-    """Whether the endpoint is at an address of this machine's network cards.
-
-    The agent looks only at what the machine's own name stands for, which need not be one.
-    """
-    host = endpoint.rpartition(":")[0].strip("[]")
-    try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-        if address[0] in ("127.0.0.1", "::1"):
-            return False
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind(address)
-    except OSError:
-        return False
-    return True
 
 
 def _cores() -> int:

@@ -143,6 +143,12 @@ def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
     assert "Connection refused" in line
 
 
+def test_a_quantized_base_is_no_more_planned_than_trained(fimble: Fimble, tmp_path: Path) -> None:
+    config = models.known()["bigcode/starcoderbase-1b"] | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    fimble("plan", "--base", tmp_path, "--gpu", "rtx-4090").refused(f"the base {tmp_path} is quantized")
+
+
 def test_what_cannot_be_planned_is_refused(fimble: Fimble) -> None:
     fimble("plan", "--base", "x/y", "--gpu", "rtx-4099").refused("there is no GPU 'rtx-4099'", "'rtx-4090'")
     fimble("plan", "--gpu", gpus.names()[0]).refused("there is no base to plan for")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -116,16 +115,10 @@ def test_a_process_that_is_killed_is_named(dataset: Path, base_folder: Path, tmp
     assert are_gone(children, 1)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
-
-
 @pytest.mark.slow
 def test_two_machines_train_as_one(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
     """Two launchers that meet at a port, and one launcher of two processes: the same numbers come out."""
-    port = free_port()
+    port = running.free_port()
     arguments = ["train", dataset, "--base", base_folder, *SHORT]
     apart = ["--launcher", "torchrun", "--nodes", 2, "--rendezvous", f"localhost:{port}", "--out", tmp_path / "apart"]
     machines = [Started(tmp_path / f"log{number}", *arguments, *apart) for number in (0, 1)]
@@ -140,7 +133,7 @@ def test_two_machines_train_as_one(dataset: Path, base_folder: Path, tmp_path: P
 @on_linux
 @pytest.mark.slow
 def test_a_machine_whose_partner_fails_says_so(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
-    port = free_port()
+    port = running.free_port()
     apart = ["--launcher", "torchrun", "--nodes", 2, "--rendezvous", f"localhost:{port}", "--out", tmp_path / "out"]
     machines = [
         Started(tmp_path / f"log{number}", "train", dataset, "--base", base_folder, *LONG, *apart) for number in (0, 1)
