@@ -227,21 +227,21 @@ def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
     assert undisturbed.wait() == 0
 
     def killed(out: Path, seconds: float) -> bool:
-        """Whether a run that writes `out` was killed so long after its first step began, with a state to go on from."""
+        """Whether a run that writes `out` was killed, so long after it had a state to go on from."""
         process = begin(out)
+        while not any(tmp_path.glob(f".{out.name}.work/state-*")) and process.poll() is None:
+            time.sleep(0.001)
         time.sleep(seconds)
         process.kill()
-        return (
-            process.wait() == -signal.SIGKILL and not out.exists() and any(tmp_path.glob(f".{out.name}.work/state-*"))
-        )
+        return process.wait() == -signal.SIGKILL and not out.exists()
 
     for attempt in range(4):  # a kill comes too late where the machine has become faster meanwhile
-        out, moments = tmp_path / f"out-{attempt}", [random.uniform(0.05, 0.25) / 2**attempt for _ in range(3)]
+        out, moments = tmp_path / f"out-{attempt}", [random.uniform(0, 0.25) / 2**attempt for _ in range(3)]
         print(f"killed after {moments} of {whole:.1f} s")
         if all(killed(out, whole * moment) for moment in moments):
             break
     else:
-        pytest.fail("no run was killed three times with a state to go on from")
+        pytest.fail("no run was killed three times")
     assert begin(out).wait() == 0
     assert same(out, tmp_path / "undisturbed")
     assert manifest.read(out).digest == manifest.read(tmp_path / "undisturbed").digest
