@@ -35,9 +35,14 @@ def push(folder: Path, repository: str, public: bool, message: str, progress: Pr
     extras.need("huggingface_hub")
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise SettingsError(f"'{repository}' names no repository on a hub", "Write it as owner/name.")
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise SettingsError(f"'{repository}' cannot be a repository's name ({error})", "Choose another.") from None
     if get_token() is None:
         raise SettingsError("there is no token for the hub", "Set HF_TOKEN, or run: hf auth login")
     report = inspection.describe(folder, verify=True)
@@ -55,8 +60,6 @@ def push(folder: Path, repository: str, public: bool, message: str, progress: Pr
         url = api.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
         operations = [CommitOperationAdd(path, content) for path, content in contents]
         api.create_commit(repository, operations, commit_message=message, repo_type=kind)
-    except HFValidationError as error:
-        raise SettingsError(f"'{repository}' cannot be a repository's name ({error})", "Choose another.") from None
     except HfHubHTTPError as error:
         raise _refused(error.response.status_code, error.server_message, api.endpoint) from None
     except (json.JSONDecodeError, LookupError):  # no JSON, or none of a hub's

@@ -76,12 +76,20 @@ def open_base(name: str, cache: Path) -> Base:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
+        _refuse_several(folder)
         return _open(folder.resolve(), folder.resolve().name, cache)
     if folder.exists() or not HUB_ID.fullmatch(name):
         raise UserError(
             f"the base {name} is neither a folder nor a hub id", "Name a checkpoint folder, or a hub id: OWNER/MODEL."
         )
     return _open(_fetch(name), name, cache)
+
+
+def _refuse_several(folder: Path) -> None:
+    """Raise ArtifactError for a folder of checkpoints that is none itself, as a workspace has one."""
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+    if inside and not (folder / CONFIG).exists():
+        raise ArtifactError(f"{folder} holds checkpoints and is none", f"Name one of them: {', '.join(inside[:5])}.")
 
 
 def _open(folder: Path, name: str, cache: Path) -> Base:

@@ -130,6 +130,7 @@ class Run:
             # Other processes may be at another step, unless all are stopping after this one.
             if not self.updating and (self.world.size == 1 or self.stopping):
                 self._save()
+                self.progress.say(f"saved after step {record.step} of {self.steps}")
             raise
         finally:
             self.tracker.end()

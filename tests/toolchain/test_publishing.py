@@ -183,6 +183,7 @@ def test_a_dataset_keeps_its_own_card(hub: Hub, workspace: Path) -> None:
         (["shop/theirs"], "hf_other", "the hub refused", 1),
         (["shop/theirs"], None, "there is no token for the hub. Set HF_TOKEN", 2),
         (["theirs"], TOKEN, "owner/name", 2),
+        (["shop/.theirs"], None, "'shop/.theirs' cannot be a repository's name", 2),
     ],
 )
 def test_what_is_refused(hub: Hub, workspace: Path, words: list[str], token: str | None, told: str, code: int) -> None:

@@ -86,6 +86,13 @@ def test_a_bad_base_is_refused(
     assert caught.value.next_step
 
 
+def test_a_folder_of_checkpoints_is_refused_with_their_names(base_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(base_folder, tmp_path / "several" / "one")
+    with pytest.raises(ArtifactError, match="several holds checkpoints and is none") as caught:
+        open_base(str(tmp_path / "several"), tmp_path / "cache")
+    assert caught.value.next_step == "Name one of them: one."
+
+
 def test_what_a_base_lacks_of_fim_is_known(base_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(base_folder, tmp_path / "base")
     without_fim(folder)

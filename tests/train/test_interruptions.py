@@ -40,6 +40,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
         with pytest.raises(error):
             execute(plan, out, listener)
         assert "Training" not in listener.finished
+    assert listener.lines[-1] == f"saved after step 11 of {settings.max_steps}"
     assert not out.exists()
     resumed = Lines()
     torch.set_num_threads(2)  # the run keeps to the number it began with, and then gives this one back

@@ -45,8 +45,12 @@ def parse(line: bytes) -> list[Message]:
     given = found.get("messages", found.get("conversations"))
     if given is None and isinstance(found.get("text"), str):
         return _marked(found["text"])
-    if not isinstance(given, list):
+    if given is None and "text" in found:
+        raise ValueError("its text is no text in quotes")
+    if given is None:
         raise ValueError(f"no dialogue: it has none of {SHAPES}")
+    if not isinstance(given, list):
+        raise ValueError("its messages or conversations are no list")
     if given and all(isinstance(text, str) for text in given):
         return [Message(ALTERNATING[number % 2], clean(text)) for number, text in enumerate(given)]
     return [_message(f"message {number}", one) for number, one in enumerate(given, 1)]
