@@ -38,13 +38,13 @@ from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
 from toolchain.planning import memory, models, plan, published
 from train import presets
-from train.bases import copy_tokenizer, open_base
+from train.bases.base import copy_tokenizer, open_base
 from train.data.collect import plan as plan_collect
 from train.data.settings import CollectSettings
-from train.dataset import open_texts
 from train.devices import arithmetic, peak_memory
 from train.fine_tune import plan_train
 from train.running import RunSettings
+from train.samples.dataset import open_texts
 from train.scratch import train_tokenizer
 from train.scratch_settings import ScratchSettings
 from train.settings import TrainSettings

@@ -44,7 +44,7 @@ from serve.postprocessing.pipeline import Pipeline, Stream
 from serve.postprocessing.rule import Ending
 from serve.requests import Completion, CompletionRequest
 from toolchain.contracts.progress import Silent
-from train.dataset import open_texts
+from train.samples.dataset import open_texts
 
 KINDS = ("line", "bracket", "block")
 LONGEST_BLOCK = 8

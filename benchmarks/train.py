@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks.machine import machine, processor_name
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
-from train.bases import Base, open_base
+from train.bases.base import Base, open_base
 from train.scratch_settings import ScratchSettings
 from train.settings import TrainSettings
 
@@ -106,7 +106,7 @@ def prepare(work: Path, chosen: argparse.Namespace) -> None:
 
     from train.data.collect import plan
     from train.data.settings import CollectSettings
-    from train.dataset import open_texts
+    from train.samples.dataset import open_texts
     from train.scratch import train_tokenizer
 
     library = Path(sysconfig.get_paths()["stdlib"])
@@ -179,9 +179,10 @@ def trainer(work: Path, base: Base, settings: TrainSettings) -> tuple[list[Momen
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
-    from train import devices, models
-    from train.dataset import open_texts
-    from train.tokenization import open_text_tokenizer
+    from train import devices
+    from train.bases import models
+    from train.bases.tokenization import open_text_tokenizer
+    from train.samples.dataset import open_texts
 
     tokenizer = open_text_tokenizer(base.folder, base.spec.control_tokens)
     length, ids = settings.sequence_length, list[int]()
@@ -236,10 +237,10 @@ def summary(turns: list[dict[str, float]]) -> dict[str, float]:
 def data_costs(work: Path, settings: TrainSettings, step: float, batches: int = 100) -> dict[str, float]:
     """The share of real tokens in batches, and of a step's time that drawing them and FIM take."""
     from toolchain.contracts import fim
-    from train.dataset import open_texts
-    from train.fim import Sampler
-    from train.stream import BatchStream
-    from train.tokenization import open_text_tokenizer
+    from train.bases.tokenization import open_text_tokenizer
+    from train.samples.dataset import open_texts
+    from train.samples.fim import Sampler
+    from train.samples.stream import BatchStream
 
     base = open_base(str(work / "base"), work / "cache")
     texts = open_texts(work / "dataset", "train", work / "cache")

@@ -130,7 +130,7 @@ def train_command(
     **flags: Any,
 ) -> None:
     """A dataset and a base to an adapter, or with --method full to a checkpoint."""
-    from train.bases import open_base
+    from train.bases.base import open_base
     from train.fine_tune import plan_train
     from train.launch.worker import follow, follows
     from train.requirements import check_processes
@@ -179,7 +179,7 @@ def merge_command(
 ) -> None:
     """An adapter and its base to a checkpoint in 16 bits."""
     from train.adapters.merge import plan_merge
-    from train.bases import open_base
+    from train.bases.base import open_base
 
     execute_plan(lambda progress: plan_merge(adapter, open_base(base, inputs_cache())), out, as_json)
 
@@ -195,7 +195,7 @@ def compile_command(
     """A checkpoint to a bundle: quantized weights and a library for each target."""
     from compile.bundle import plan_compile
     from toolchain.contracts.manifest import Parent
-    from train.bases import open_base
+    from train.bases.base import open_base
 
     source = open_base(checkpoint, inputs_cache())
     chosen = choose(CompileSettings, "compile", read_tables(), flags)

@@ -84,7 +84,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
 
 def held_out_places(dataset: Path) -> list[dict[str, str]]:
     """Places in held-out files: before the last part of a line with something to say, the rest of the file after it."""
-    from train.dataset import open_files
+    from train.samples.dataset import open_files
 
     with tempfile.TemporaryDirectory() as cache:
         places = (_place_in(row["path"], row["content"]) for row in open_files(dataset, "heldout", Path(cache)))

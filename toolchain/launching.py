@@ -32,7 +32,7 @@ def launch(
     """Start what this process was asked for, or say what would be started; nothing for an artifact that is current."""
     from toolchain.contracts.manifest import refuse_existing
     from toolchain.contracts.stage import is_current
-    from train.bases import HUB_ID
+    from train.bases.base import HUB_ID
 
     # PyTorch looks at it once, when it is loaded. Otherwise it warns at length of a machine that is gone.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -19,7 +19,7 @@ from toolchain.workspace import Step, Workspace, hold, point_at
 
 if TYPE_CHECKING:
     from compile.settings import CompileSettings
-    from train.bases import Base
+    from train.bases.base import Base
     from train.running import RunSettings
     from train.scratch_settings import ScratchSettings
     from train.settings import TrainSettings
@@ -50,7 +50,7 @@ def up(
     """
     from compile.bundle import plan_compile
     from compile.settings import CompileSettings
-    from train.bases import open_base
+    from train.bases.base import open_base
     from train.data.collect import plan as plan_collect
     from train.data.settings import CollectSettings
     from train.defaults import beneath
@@ -108,8 +108,8 @@ def _existing_base(
 ) -> Base | None:
     """The base called `name`, after a look at what training and compiling would refuse; None for one still to grow."""
     from compile.bundle import check_compile
-    from train import added_tokens
-    from train.bases import open_base
+    from train.bases import added_tokens
+    from train.bases.base import open_base
     from train.requirements import check_base
     from train.scratch import NAME, shape
     from train.shape import check_shape

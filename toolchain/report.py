@@ -43,8 +43,8 @@ tr:first-child th { white-space: normal; min-width: 8rem; vertical-align: top; o
 class TrainedRun:
     """A training, by what its artifact says of it.
 
-    `curve` are its evaluations, as `train/record.py` has them, and `steps` its training losses, as
-    `train/training_curve.py` does.
+    `curve` are its evaluations, as `train/run/record.py` has them, and `steps` its training losses, as
+    `train/run/training_curve.py` does.
     """
 
     name: str

@@ -11,14 +11,14 @@ from toolchain.contracts.manifest import Draft, Kind, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
 from train import memory, requirements
-from train.bases import Base, copy_tokenizer
-from train.dataset import CODE, DIALOGUES, read_manifest
+from train.bases.base import Base, copy_tokenizer
 from train.job import Job, begin
 from train.running import HERE, RunSettings
+from train.samples.dataset import CODE, DIALOGUES, read_manifest
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from train.material import Material
+    from train.samples.material import Material
 
 RECIPE = 2
 HOLDS = {"fim": CODE, "chat": DIALOGUES}
@@ -42,7 +42,7 @@ def plan_train(dataset: Path, base: Base, settings: TrainSettings, running: RunS
     plain = contract_settings.to_json(settings) | {"learning_rate": settings.peak_learning_rate}
 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
-        from train.run_state import kept_for_resuming
+        from train.run.states import kept_for_resuming
 
         with memory.room_for("this training", memory.FREE_SOME), kept_for_resuming(work):
             job = begin(base, dataset, settings, running, plan, draft, work, progress)
@@ -62,7 +62,8 @@ def train_fully(job: Job) -> None:
     """Train every weight of the base, kept in float32 meanwhile, and write them in their own dtype."""
     import torch
 
-    from train import devices, models, token_rows, writing
+    from train import devices
+    from train.bases import models, token_rows, writing
     from train.learning import learn
 
     facts, folder, world = job.facts, job.base.folder, job.world
@@ -86,7 +87,7 @@ def train_fully(job: Job) -> None:
 
 def _fine_tune_adapter(job: Job) -> None:
     """Train an adapter over a base whose own weights stay as they are, and write it."""
-    from train import writing
+    from train.bases import writing
     from train.learning import learn
 
     with job.room_for_the_base():
@@ -105,7 +106,8 @@ def _fine_tune_adapter(job: Job) -> None:
 
 def _with_adapter(job: Job) -> Any:
     """The base with a fresh adapter, and in the draft's facts which layers it adapts."""
-    from train import devices, models, quantization, token_rows
+    from train import devices
+    from train.bases import models, quantization, token_rows
 
     base, settings, device = job.base, job.settings, job.world.device
     dtype = devices.arithmetic(settings.dtype, device)

@@ -11,15 +11,16 @@ from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.manifest import Draft
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
-from train import added_tokens, memory, requirements
-from train.bases import Base
+from train import memory, requirements
+from train.bases import added_tokens
+from train.bases.base import Base
 from train.running import RunSettings
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from train.distributed import World
-    from train.run_state import RunStates
-    from train.tracking import Tracker
+    from train.run.states import RunStates
+    from train.run.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def begin(
     Raises SettingsError for a device that is not there, and when a run of something else was interrupted in `work`.
     """
     from train import devices, distributed
-    from train.run_identity import Identity
-    from train.run_state import RunStates
-    from train.tracking import EventFiles, Nowhere
+    from train.run.identity import Identity
+    from train.run.states import RunStates
+    from train.run.tracking import EventFiles, Nowhere
 
     world = distributed.join(devices.find(running.device))
     requirements.check_processes(settings, world.size)

@@ -6,11 +6,13 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from train import loop, material, models, stream, training_curve
+from train.bases import models
 from train.job import Job
-from train.material import Material
-from train.record import Record
-from train.schedule import learning_rate
+from train.run import loop, training_curve
+from train.run.record import Record
+from train.run.schedule import learning_rate
+from train.samples import material, stream
+from train.samples.material import Material
 from train.settings import TrainSettings
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from toolchain.contracts import extras
 from toolchain.contracts.errors import SettingsError
-from train import added_tokens
-from train.bases import Base
-from train.cuts import GRAMMARS
+from train.bases import added_tokens
+from train.bases.base import Base
+from train.samples.cuts import GRAMMARS
 from train.settings import TrainSettings
 from train.shape import check_shape
 
@@ -36,7 +36,7 @@ def check_base(settings: TrainSettings, base: Base) -> None:
     if settings.asks_for("spm_rate") and "spm" not in base.spec.orders:
         raise SettingsError(f"--spm-rate has no effect: {base.name} knows one order alone, PSM", "Leave it out.")
     if settings.objective == "chat":
-        from train import material
+        from train.samples import material
 
         material.chat_sampler(base, settings)
 

@@ -20,9 +20,9 @@ from toolchain.contracts.manifest import Draft, Parent
 from toolchain.contracts.progress import Progress
 from toolchain.contracts.stage import Plan
 from train import memory
-from train.bases import open_base
-from train.dataset import CODE, open_texts, read_manifest
+from train.bases.base import open_base
 from train.running import HERE, RunSettings
+from train.samples.dataset import CODE, open_texts, read_manifest
 from train.scratch_settings import ScratchSettings
 
 RECIPE = 2
@@ -41,7 +41,7 @@ def plan_scratch(dataset: Path, settings: ScratchSettings, running: RunSettings 
     def write(draft: Draft, work: Path, progress: Progress) -> None:
         from train.fine_tune import train_fully
         from train.job import begin
-        from train.run_state import kept_for_resuming
+        from train.run.states import kept_for_resuming
 
         with memory.room_for("this training", memory.FREE_SOME), kept_for_resuming(work):
             seedling, cache = work / "seedling", work / "cache"

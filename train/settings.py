@@ -155,7 +155,8 @@ class TrainSettings:
         check_seed(self.seed)
         most, context = self.sequence_length // 2, self.repository_context
         fits = context == 0 or LEAST_CONTEXT <= context <= most
-        check("--repository-context", context, fits, f"0, or from {LEAST_CONTEXT} to {most}, half of the sequence")
+        some = f", or from {LEAST_CONTEXT} to {most}, half of the sequence" if most >= LEAST_CONTEXT else ""
+        check("--repository-context", context, fits, f"0{some}")
         for name in ("fim_rate", "spm_rate"):
             check(flag(name), getattr(self, name), 0 <= getattr(self, name) <= 1, "a number between 0 and 1")
         check("--lora-dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "a number from 0 to below 1")

@@ -17,11 +17,11 @@ from serve.bundle import open_bundle
 from serve.completer import Completer
 from tests.serve.conftest import serving
 from tests.toolchain.conftest import Fimble
-from tests.train.chatting import CHATML, dialogues, write_chat_base, write_dialogues
+from tests.train.samples.chatting import CHATML, dialogues, write_chat_base, write_dialogues
 from tests.train.tiny import library_texts, opened, write_base_without_fim, write_dataset
 from toolchain.contracts.chat.format import Message
 from toolchain.contracts.progress import Silent
-from train.material import chat_sampler
+from train.samples.material import chat_sampler
 from train.settings import TrainSettings
 
 STEPS = ("--max-steps", 4, "--batch-size", 2, "--gradient-accumulation", 1, "--evaluate-sequences", 4)

@@ -17,10 +17,10 @@ from toolchain.contracts import manifest
 from toolchain.contracts.errors import ArtifactError, SettingsError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
-from train import loop
 from train.fine_tune import plan_train
 from train.learning import steps_for
-from train.schedule import learning_rate
+from train.run import loop
+from train.run.schedule import learning_rate
 from train.settings import TrainSettings
 
 pytestmark = pytest.mark.train

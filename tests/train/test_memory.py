@@ -16,7 +16,8 @@ from tests.train.tiny import FULL, opened
 from toolchain.contracts.errors import StageError
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
-from train import memory, models, writing
+from train import memory
+from train.bases import models, writing
 from train.distributed import World
 from train.fine_tune import plan_train
 from train.settings import TrainSettings
@@ -32,11 +33,11 @@ THREAD = RuntimeError("can't start new thread")
     ("where", "error", "problem", "next_step"),
     [
         ("transformers.PreTrainedModel.to", CUDA, "the GPU's memory does not suffice for the base", "--method lora"),
-        ("train.models.losses_of", PROCESSOR, "main memory does not suffice for the base", "--method lora"),
+        ("train.bases.models.losses_of", PROCESSOR, "main memory does not suffice for the base", "--method lora"),
         ("torch.optim.AdamW.step", CUDA, "the GPU's memory .* the optimizer knows of each weight", "--method lora"),
-        ("train.loss.scaled_loss", MemoryError(), "main memory .* for 512 tokens in one", "--batch-size 2"),
-        ("train.loss.scaled_loss", THREAD, "the system's limit on threads .* 512 tokens", "ulimit -u"),
-        ("train.writing.whole_weights", PROCESSOR, "main memory .* the trained weights as a whole", "ulimit -v"),
+        ("train.run.loss.scaled_loss", MemoryError(), "main memory .* for 512 tokens in one", "--batch-size 2"),
+        ("train.run.loss.scaled_loss", THREAD, "the system's limit on threads .* 512 tokens", "ulimit -u"),
+        ("train.bases.writing.whole_weights", PROCESSOR, "main memory .* the trained weights as a whole", "ulimit -v"),
         ("datasets.load_dataset", MemoryError("malloc of size 64 failed"), "main memory", "ulimit -v"),
         ("datasets.load_dataset", OSError(12, "Cannot allocate memory"), "main memory", "ulimit -v"),
     ],
@@ -73,7 +74,7 @@ def test_a_dataset_is_not_called_damaged_where_the_system_starts_no_thread(datas
         import resource, sys, threading
         from pathlib import Path
         import datasets
-        from train import dataset
+        from train.samples import dataset
         from train.memory import lacking
 
         dataset.open_texts(Path(sys.argv[1]), "train", Path(sys.argv[2]) / "warm")

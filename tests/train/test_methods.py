@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.chatting import write_dialogues
+from tests.train.samples.chatting import write_dialogues
 from tests.train.tiny import (
     FULL,
     LORA,
@@ -33,8 +33,8 @@ from toolchain.contracts import manifest
 from toolchain.contracts.errors import MissingExtra
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
-from train import models, quantization
 from train.adapters.merge import plan_merge
+from train.bases import models, quantization
 from train.fine_tune import plan_train
 from train.settings import TrainSettings
 
@@ -214,7 +214,7 @@ def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
     def begin(out: Path) -> subprocess.Popen[bytes]:
         clock.unlink(missing_ok=True)
         arguments = [str(path) for path in (dataset, base, out, clock)]
-        process = subprocess.Popen([sys.executable, "-m", "tests.train.killed", *arguments, name])
+        process = subprocess.Popen([sys.executable, "-m", "tests.train.run.killed", *arguments, name])
         while not clock.exists() and process.poll() is None:
             time.sleep(0.001)
         return process

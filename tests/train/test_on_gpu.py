@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tests.compile.families import FAMILIES, VARIANTS, random_model
-from tests.train.test_packing import random_samples
+from tests.train.samples.test_packing import random_samples
 from toolchain.contracts.errors import SettingsError
-from train import devices, optimizer
-from train.loss import Losses
-from train.packing import collate
+from train import devices
+from train.run import optimizer
+from train.run.loss import Losses
+from train.samples.packing import collate
 from train.settings import TrainSettings
 
 pytestmark = pytest.mark.train

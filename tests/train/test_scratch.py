@@ -12,8 +12,8 @@ from tests.train.tiny import SHAPE, TRAIN, Lines, interrupt, library_texts, load
 from toolchain.contracts import fim
 from toolchain.contracts.progress import Silent
 from toolchain.contracts.stage import execute
+from train.bases.tokenization import open_text_tokenizer
 from train.scratch import plan_scratch, train_tokenizer
-from train.tokenization import open_text_tokenizer
 
 pytestmark = pytest.mark.train
 

@@ -122,7 +122,7 @@ def test_the_values_for_scratch_fit_the_scratch_model() -> None:
 
 
 def test_settings_and_bases_load_without_the_heavy_libraries() -> None:
-    modules = "train.settings, train.bases, train.fine_tune, train.scratch, train.adapters.merge"
+    modules = "train.settings, train.bases.base, train.fine_tune, train.scratch, train.adapters.merge"
     heavy = "{'torch', 'transformers', 'peft', 'datasets', 'tokenizers', 'huggingface_hub'}"
     code = f"import sys, {modules}; found = {heavy} & set(sys.modules); sys.exit(str(found) if found else 0)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,17 +21,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from toolchain.contracts import fim
 from toolchain.contracts.manifest import writing
 from toolchain.contracts.stage import Plan, execute
-from train import devices, models, quantization
-from train.bases import Base, open_base
-from train.dataset import open_texts
+from train import devices
+from train.bases import models, quantization
+from train.bases.base import Base, open_base
+from train.bases.tokenization import open_text_tokenizer
 from train.distributed import World
-from train.fim import Sampler
-from train.loss import Losses, score
+from train.run.loss import Losses, score
+from train.samples.dataset import open_texts
+from train.samples.fim import Sampler
+from train.samples.stream import held_out_batches
 from train.scratch import make_model, train_tokenizer
 from train.scratch_settings import ScratchSettings
 from train.settings import TrainSettings
-from train.stream import held_out_batches
-from train.tokenization import open_text_tokenizer
 
 # Models this small are faster in one thread, by far when the machine has other work.
 torch.set_num_threads(1)

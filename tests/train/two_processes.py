@@ -18,9 +18,9 @@ from tests.toolchain.planning.shapes import stored_bytes
 from tests.train.tiny import Lines, norms_noted, opened
 from toolchain.contracts.errors import FimbleError
 from toolchain.contracts.stage import execute
-from train import loop
 from train.fine_tune import plan_train
 from train.launch import worker
+from train.run import loop
 from train.settings import TrainSettings
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from toolchain.planning import layers
 
 FLOAT32 = 4
 LOGITS_AT_ONCE = 1 << 26
-"""That of `train/cross_entropy.py`, which cannot be imported without PyTorch; a test holds them equal."""
+"""That of `train/run/cross_entropy.py`, which cannot be imported without PyTorch; a test holds them equal."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def between_blocks(run: Pass) -> int:
 
 
 def of_loss(run: Pass) -> int:
-    """Bytes at the loss's peak as `train/cross_entropy.py` computes it, a few positions at a time.
+    """Bytes at the loss's peak as `train/run/cross_entropy.py` computes it, a few positions at a time.
 
     Their logits and log-probabilities in float32. Besides all hidden states that predict something, with their
     gradient, and of a head that is trained the gradient, with what is added to it; of one with rows that are, a copy.

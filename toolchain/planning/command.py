@@ -13,7 +13,7 @@ from toolchain.planning import gpus, lines, machine, models, plan, published, su
 from toolchain.planning.machine import Machine
 from toolchain.planning.settings import MachineSettings
 from train import presets
-from train.bases import refuse_quantized
+from train.bases.base import refuse_quantized
 from train.presets import Preset
 from train.requirements import check_device, check_processes
 from train.settings import TrainSettings

@@ -13,8 +13,8 @@ from toolchain.contracts.architectures.facts import Architecture
 from toolchain.contracts.errors import UserError, reason
 from toolchain.contracts.tokenizer import FILE
 from toolchain.planning import layers
-from train import added_tokens
-from train.bases import CONFIG, HUB_ID
+from train.bases import added_tokens
+from train.bases.base import CONFIG, HUB_ID
 
 ANSWERS_WITHIN_SECONDS = 5
 

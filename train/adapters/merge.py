@@ -23,7 +23,7 @@ from toolchain.contracts.stage import Plan
 from toolchain.contracts.tokenizer import FILE as TOKENIZER
 from toolchain.contracts.tokenizer import open_tokenizer
 from train.adapters.peft_folder import AGAIN, DOWN, MAGNITUDE, UP, Adapter, Rows, open_adapter
-from train.bases import CONFIG, GENERATION_CONFIG, Base, copy_tokenizer, fingerprint
+from train.bases.base import CONFIG, GENERATION_CONFIG, Base, copy_tokenizer, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,7 +27,7 @@ from train.data.redact import redact
 from train.data.settings import DialogueSettings
 from train.data.shards import DIALOGUES, DialogueRow, split_writer
 from train.data.split import heldout_names
-from train.dataset import DIALOGUES as HOLDS
+from train.samples.dataset import DIALOGUES as HOLDS
 
 RECIPE = 1
 UNEVEN, UNANSWERED, BLANK, REPEATED = "user and assistant do not alternate", "no answer", "blank message", "duplicate"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.contracts.errors import SourceError, StageError
+from train.bases.remembered import RememberedHashes
 from train.data.entries import FOLDER, LINK, MARKERS, NAME, NEVER_READ, UNREADABLE, Entry, usable
 from train.data.languages import language_of
 from train.data.licenses import is_license_file
 from train.data.settings import READ_LIMIT
-from train.remembered import RememberedHashes
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from toolchain.contracts import architectures
 from toolchain.contracts.architectures.facts import Architecture
-from train.loss import Losses
-from train.packing import Batch
+from train.run.loss import Losses
+from train.samples.packing import Batch
 
 # Models this small are faster in one thread, by far when the machine has other work.
 torch.set_num_threads(1)
@@ -130,7 +130,7 @@ class Allocations(TorchDispatchMode):
 
 def quantized(config: dict[str, Any], dtype: torch.dtype) -> Any:
     """The model as QLoRA opens it."""
-    from train import models, quantization
+    from train.bases import models, quantization
 
     with TemporaryDirectory() as folder:
         build(config).save_pretrained(folder)
@@ -138,7 +138,7 @@ def quantized(config: dict[str, Any], dtype: torch.dtype) -> Any:
 
 
 def _ready(config: dict[str, Any], method: str, dtype: torch.dtype, checkpointing: bool) -> Any:
-    from train.models import recompute_activations
+    from train.bases.models import recompute_activations
 
     if method == "qlora":
         model = quantized(config, dtype)
@@ -152,7 +152,7 @@ def _ready(config: dict[str, Any], method: str, dtype: torch.dtype, checkpointin
 
 
 def _loss(model: Any, dtype: torch.dtype) -> Tensor:
-    """The mean loss of packed rows, as `train/loss.py` computes it."""
+    """The mean loss of packed rows, as `train/run/loss.py` computes it."""
     ids = torch.zeros(BATCH, LENGTH, dtype=torch.long)
     samples = torch.zeros_like(ids)
     samples[:, LENGTH // 2 :] = 1

@@ -95,7 +95,7 @@ def test_the_peak_of_a_pass(family: str, method: str, vocabulary: int, dtype: to
 
 
 def test_as_many_logits_stand_in_memory_as_training_lets() -> None:
-    from train import cross_entropy
+    from train.run import cross_entropy
 
     assert activations.LOGITS_AT_ONCE == cross_entropy.LOGITS_AT_ONCE
 
@@ -103,7 +103,7 @@ def test_as_many_logits_stand_in_memory_as_training_lets() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("full", [False, True], ids=["adapter", "full"])
 def test_what_the_loss_takes(monkeypatch: pytest.MonkeyPatch, full: bool, dtype: torch.dtype) -> None:
-    from train import cross_entropy
+    from train.run import cross_entropy
 
     model = shapes.shape("llama")
     for module in (activations, cross_entropy):  # so that hidden states weigh more than logits

@@ -70,7 +70,7 @@ def test_moments_in_8_bits_take_what_they_take_in_bitsandbytes() -> None:
     pytest.importorskip("bitsandbytes", reason="needs the qlora extra")
     import torch
 
-    from train import optimizer
+    from train.run import optimizer
     from train.settings import TrainSettings
 
     weight = torch.nn.Parameter(torch.zeros(512, 300))
@@ -101,7 +101,7 @@ def test_parameters_as_training_has_them_on_the_meta_device(base: str, rank: int
     import torch
 
     from tests.toolchain.planning import shapes
-    from train.models import with_adapter
+    from train.bases.models import with_adapter
     from train.settings import TrainSettings
 
     model = shapes.build(models.known()[base], torch.bfloat16, "meta")

@@ -1,0 +1,1 @@
+"""From the documents of a dataset to batches of token ids."""
