@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.contracts.errors import SettingsError
-from toolchain.contracts.manifest import write_text
+from toolchain.contracts.manifest import hash_json, write_text
 
 RUN = "run.json"
 
@@ -43,9 +43,10 @@ def claim(work: Path, run: Identity, has_states: bool) -> None:
     known = work / RUN
     if has_states:
         try:
-            difference = run.difference(Identity(**json.loads(known.read_bytes())))
-        except (OSError, ValueError, TypeError, AttributeError):
-            problem = f"{known} is damaged, so that nobody knows what run was interrupted here"
+            difference = run.difference(_read(known))
+        except (OSError, ValueError, TypeError, KeyError):
+            damage = "is damaged" if known.is_file() else "is missing"
+            problem = f"{known} {damage}, so that nobody knows what run was interrupted here"
             raise SettingsError(problem, f"Remove {work} to start anew.") from None
         if difference:
             raise SettingsError(
@@ -53,4 +54,12 @@ def claim(work: Path, run: Identity, has_states: bool) -> None:
                 f"Give it what it had, to go on; or remove {work}, to start anew.",
             )
     work.mkdir(parents=True, exist_ok=True)
-    write_text(known, json.dumps(vars(run)))
+    write_text(known, json.dumps({"run": vars(run), "sha256": hash_json(vars(run))}))
+
+
+def _read(path: Path) -> Identity:
+    """Raises OSError, or ValueError, TypeError or KeyError for what was not written here."""
+    content = json.loads(path.read_bytes())
+    if hash_json(content["run"]) != content["sha256"]:
+        raise ValueError
+    return Identity(**content["run"])

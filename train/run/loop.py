@@ -100,6 +100,8 @@ class Run:
             self.stream.resume(self.place)
             optimizer.prepare(self.optimizer, self.record.step)
             self.states.load(state, self._tensors())
+            if state.damage:
+                self.progress.say(f"a newer state is left out: {state.damage}")
             self.progress.say(f"Resuming after step {self.record.step} of {self.steps}")
         torch.set_num_threads(self.record.threads)
 

@@ -42,10 +42,11 @@ def kept_for_resuming(work: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Saved:
-    """A whole state: its folder, and what it says of its run."""
+    """A whole state: its folder, and what it says of its run; of a newer one that is damaged, what is wrong with it."""
 
     folder: Path
     record: dict[str, Any]
+    damage: str = ""
 
 
 class RunStates:
@@ -97,7 +98,7 @@ class RunStates:
                 content = state_files.read(folder, self._world)
                 if content["best"] is not None:
                     state_files.read(self._work / BEST.format(content["best"]), self._world)
-                return Saved(folder, content["record"])
+                return Saved(folder, content["record"], str(first) if first else "")
             except Damaged as damaged:
                 first = first or damaged
         if first:

@@ -78,6 +78,8 @@ def test_a_whole_state_before_a_damaged_one_is_resumed(plan: Plan, interrupted: 
     resumed = Lines()
     execute(plan, tmp_path / "out", resumed)
     assert "Resuming after step 6 of 9" in resumed.lines
+    damaged = work / "state-00000007" / "__0_0.distcp"
+    assert f"a newer state is left out: {damaged} is not what was written" in resumed.lines
     execute(plan, tmp_path / "undisturbed", Silent())
     assert same(tmp_path / "out", tmp_path / "undisturbed")
 
@@ -101,6 +103,18 @@ def test_a_damaged_name_of_the_run_is_called_that(plan: Plan, interrupted: Path,
     with pytest.raises(SettingsError, match=r"run\.json is damaged") as caught:
         execute(plan, tmp_path / "out", Silent())
     assert caught.value.next_step == f"Remove {work} to start anew."
+
+
+def test_a_bit_of_it_that_flips_is_damage_too_and_a_lost_one_is_missing(
+    plan: Plan, interrupted: Path, tmp_path: Path
+) -> None:
+    known = shutil.copytree(interrupted, tmp_path / ".out.work") / "run.json"
+    known.write_text(known.read_text("utf-8").replace('"optimizer"', '"optimizes"'), encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"run\.json is damaged"):
+        execute(plan, tmp_path / "out", Silent())
+    known.unlink()
+    with pytest.raises(SettingsError, match=r"run\.json is missing"):
+        execute(plan, tmp_path / "out", Silent())
 
 
 def test_the_record_holds_what_the_run_needs_and_a_digest_of_each_file(interrupted: Path) -> None:
