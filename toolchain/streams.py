@@ -20,6 +20,7 @@ def do_without_missing() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             _open_nowhere(number)
+            # Not closed before the process ends, so no context manager.
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.stderr = _Unheard(sys.stderr)
 

@@ -53,7 +53,7 @@ def room_for(what: str, next_step: str) -> Iterator[None]:
     """Raise StageError with `next_step` where there is too little memory for what happens meanwhile, called `what`."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # libraries have no class in common for it
         if lack := lacking(error):
             raise too_little(lack, what, next_step) from None
         raise

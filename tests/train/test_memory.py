@@ -83,7 +83,7 @@ def test_a_dataset_is_not_called_damaged_where_the_system_starts_no_thread(datas
         resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
         try:
             dataset.open_texts(Path(sys.argv[1]), "train", Path(sys.argv[2]) / "cold")
-        except Exception as error:
+        except Exception as error:  # of whatever class a library gives it
             print(type(error).__name__, lacking(error))
         """
     )

@@ -76,7 +76,7 @@ class Run:
             self._resume()
             with noted(self.world.size > 1) as self.wish:
                 return self._to_the_end()
-        except Exception as error:
+        except Exception as error:  # libraries have no class in common for too little memory
             if lack := lacking(error):
                 raise self._too_little(lack) from None
             raise

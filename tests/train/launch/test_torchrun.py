@@ -87,13 +87,18 @@ def test_stopped_by_sigterm_all_end_after_the_same_step_and_go_on_from_it(
     assert again.said.endswith(LINE)
 
 
+@pytest.fixture
+def training(dataset: Path, base_folder: Path, tmp_path: Path) -> Started:
+    """Two processes at work, with no end in sight."""
+    arguments = ["train", dataset, "--base", base_folder, "--out", tmp_path / "out", *LONG, *TWO]
+    started = Started(tmp_path / "log", *arguments)
+    started.wait_for("step 0")
+    return started
+
+
 @on_linux
 @pytest.mark.slow
-def test_processes_do_not_outlive_a_launcher_that_is_killed(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
-    training = Started(
-        tmp_path / "log", "train", dataset, "--base", base_folder, "--out", tmp_path / "out", *LONG, *TWO
-    )
-    training.wait_for("step 0")
+def test_processes_do_not_outlive_a_launcher_that_is_killed(training: Started) -> None:
     children = training.children()
     training.process.kill()
     assert len(children) == 2
@@ -103,11 +108,7 @@ def test_processes_do_not_outlive_a_launcher_that_is_killed(dataset: Path, base_
 
 @on_linux
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_named(dataset: Path, base_folder: Path, tmp_path: Path) -> None:
-    training = Started(
-        tmp_path / "log", "train", dataset, "--base", base_folder, "--out", tmp_path / "out", *LONG, *TWO
-    )
-    training.wait_for("step 0")
+def test_a_process_that_is_killed_is_named(training: Started) -> None:
     children = training.children()
     os.kill(children[1], signal.SIGKILL)
     assert training.process.wait() == 1

@@ -157,7 +157,7 @@ def test_a_full_disk_and_a_full_memory_say_what_to_do_and_leave_the_last_state_w
             try:
                 raise OSError(28, "No space left on device")
             except OSError:
-                # What PyTorch's writer makes of it when it closes the file.
+                # What PyTorch's writer makes of it when it closes the file, with the cause as context alone.
                 raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")  # noqa: B904
         original(*arguments)
 
